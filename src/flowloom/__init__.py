@@ -1,0 +1,1 @@
+"""Flowloom: what Neutron accepted is what every switch does."""

@@ -1,0 +1,1 @@
+"""The southbound side: the contracts of switch and interfaces, and the ledger of desired and installed."""
