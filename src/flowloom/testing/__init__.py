@@ -1,0 +1,1 @@
+"""Public conformance suites, fakes, a real switch in a directory, and the simulator."""
