@@ -66,6 +66,17 @@ class RunningOvs:
         _wait(Path(self.address(bridge)).exists, f"no socket of {bridge}", self.switch)
         return self.address(bridge)
 
+    def kill_database(self) -> None:
+        """Kill ovsdb-server as a crash would: SIGKILL."""
+        self.database.kill()
+        self.database.wait()
+
+    def start_database(self) -> None:
+        """Start ovsdb-server (again) on the database that is there."""
+        (self.run_dir / "db.sock").unlink(missing_ok=True)
+        self.database = _start_database(self.run_dir, self.environment)
+        _wait((self.run_dir / "db.sock").exists, "ovsdb-server does not answer", self.database)
+
     def kill_switch(self) -> None:
         """Kill ovs-vswitchd as a crash would: SIGKILL."""
         self.switch.kill()
@@ -85,11 +96,10 @@ def real_ovs(directory: Path) -> Iterator[RunningOvs]:
     environment = dict(os.environ)
     for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"):
         environment[name] = str(directory)
-    started: list[subprocess.Popen[bytes]] = []
+    database: subprocess.Popen[bytes] | None = None
     ovs: RunningOvs | None = None
     try:
         database = _start_database(directory, environment)
-        started.append(database)
         socket = directory / "db.sock"
         _wait(socket.exists, "ovsdb-server does not answer", database)
         subprocess.run(
@@ -100,9 +110,10 @@ def real_ovs(directory: Path) -> Iterator[RunningOvs]:
         yield ovs
     finally:
         if ovs is not None:
-            started.append(ovs.switch)
-        for process in reversed(started):
-            _end(process)
+            _end(ovs.switch)
+            _end(ovs.database)
+        elif database is not None:
+            _end(database)
 
 
 def _start_database(directory: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
