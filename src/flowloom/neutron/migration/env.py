@@ -1,0 +1,26 @@
+"""Run by alembic through neutron-db-manage; keeps Flowloom's revisions in a version table of their own."""
+
+from alembic import context
+from neutron.db.migration.connection import DBConnection
+from neutron_lib.db import model_base
+
+from flowloom.neutron import models
+
+VERSION_TABLE = "alembic_version_flowloom"
+OURS = {models.SYNC.name}
+
+
+def _only_our_tables(_object, name, kind, _reflected, _compared):
+    return kind != "table" or name in OURS
+
+
+config = context.config
+with DBConnection(config.neutron_config.database.connection, config.attributes.get("connection")) as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=model_base.BASEV2.metadata,
+        version_table=VERSION_TABLE,
+        include_object=_only_our_tables,
+    )
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,0 +1,8 @@
+"""Where both branches begin."""
+
+revision = "f10000000000"
+down_revision = None
+
+
+def upgrade():
+    pass
