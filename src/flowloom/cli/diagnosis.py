@@ -26,7 +26,7 @@ class InNeutron:
     """The port and its sync row in Neutron's SQL database.
 
     undone_seconds: how long its newest version has been waiting for the store; None: it is there.
-    deleted: only the row of a deleted port is left.
+    last_error: what the last attempt to write it met.  deleted: only the row of a deleted port is left.
     """
 
     version: int
@@ -36,6 +36,7 @@ class InNeutron:
     vif_type: str = "unbound"
     admin_state_up: bool = True
     undone_seconds: float | None = None
+    last_error: str = ""
     deleted: bool = False
 
 
@@ -52,7 +53,8 @@ class InStore:
 class AtAgent:
     """What the agent of the port's host says.
 
-    version: of the port record it has (None: no record).  confirmed: version whose flows the switch confirmed (0: none).
+    version: of the port record it has (None: no record).  confirmed: version whose flows the
+    switch confirmed (0: none).
     ofport: OpenFlow port of the interface (None: not plugged).  interface_error: the switch's words on it.
     connected: to the switch.  refused: flows that the switch does not accept, each with its error.
     failed: rules that could not be computed for it, each with its error.
@@ -85,13 +87,15 @@ class Facts:
     """
 
     id: str
-    neutron: InNeutron | None | Unknown
-    store: InStore | None | Unknown
+    neutron: InNeutron | Unknown | None
+    store: InStore | Unknown | None
     chassis: bool | Unknown
     agent: AtAgent | Unknown
-    report: Reported | None | Unknown
+    report: Reported | Unknown | None
     recovery: Unknown | None = None
 
+
+_PROOFS = ("agent", "switch", "report")
 
 State = Literal["done", "not done", "waits", "unknown"]
 
@@ -169,12 +173,13 @@ def _waiting(step: Step) -> Step:
 
 def _inferred(steps: list[Step]) -> list[Step]:
     """Steps that cannot be asked are done where a later one proves that they were passed."""
-    out = list(steps)
-    for n in range(len(steps) - 2, -1, -1):
+    out = []
+    for n, step in enumerate(steps):
         # Only a version carries the proof: an interface may be plugged before the port is known.
-        later = [step for step in out[n + 1 :] if step.state == "done" and step.name in ("agent", "switch", "report")]
-        if out[n].state == "unknown" and later:
-            out[n] = Step(out[n].name, "done", later[0].version, f"as the {later[0].name} shows; {out[n].note}")
+        proof = [later for later in steps[n + 1 :] if later.state == "done" and later.name in _PROOFS]
+        if step.state == "unknown" and proof:
+            step = Step(step.name, "done", proof[0].version, f"as the {proof[0].name} shows; {step.note}")
+        out.append(step)
     return out
 
 
@@ -185,8 +190,15 @@ class _Way:
         self._facts = facts
         self._where = f"of {self.host}" if self.host else "of its host"
         self.steps: tuple[Callable[[], Step], ...] = (
-            self._accepted, self._bound, self._store, self._agent, self._interface, self._switch, self._report, self._active
-        )  # fmt: skip
+            self._accepted,
+            self._bound,
+            self._store,
+            self._agent,
+            self._interface,
+            self._switch,
+            self._report,
+            self._active,
+        )
 
     @property
     def wanted(self) -> int:
@@ -238,8 +250,10 @@ class _Way:
         what = "not yet in the store" if held is None else f"the store still has version {held}"
         if not since:
             return Step("store", "not done", held, f"{what}, although Neutron wrote it: recovery will write it again")
+        met = neutron.last_error if isinstance(neutron, InNeutron) else ""
+        met = f"; the last attempt met: {met}" if met else ""
         recovery = "; the recovery process does not answer" if self._facts.recovery else ""
-        return Step("store", "not done", held, f"{what}: waiting to be written (since {since}){recovery}")
+        return Step("store", "not done", held, f"{what}: waiting to be written (since {since}){met}{recovery}")
 
     def _agent(self) -> Step:
         agent = self._facts.agent

@@ -1,0 +1,81 @@
+"""How each layer's answer is judged, and the table of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+
+import msgspec
+import pytest
+
+from flowloom.cli.answers import AgentStatus, BadRecord, Link, RecoveryStatus, Refused, SwitchLink
+from flowloom.cli.status import Row, rows_agent, rows_backlog, rows_recovery, show
+
+GOOD = AgentStatus(
+    chassis="h1",
+    in_sync=True,
+    store=Link(True, 0.4),
+    bus=Link(True, 0.2),
+    switch=SwitchLink(True, 42),
+)
+
+
+def test_quiet_agent_and_switch_are_up() -> None:
+    assert rows_agent("h1", GOOD) == [
+        Row("agent h1", "up", 0, note="in sync; store heard 0.4 s ago"),
+        Row("switch h1", "up", note="42 flows"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "note"),
+    [
+        ({"in_sync": False}, "behind", "not in sync with the store"),
+        ({"backlog": 3, "gap": 4}, "behind", "3 rules to run, 4 flows to send"),
+        ({"store": Link(False, 9, "timed out")}, "behind", "store does not answer: timed out"),
+        ({"bus": Link(False, 9, "gone")}, "behind", "bus does not answer: gone"),
+        ({"refused": (Refused("f", "e"),)}, "faulty", "1 flows refused by the switch"),
+        ({"bad_records": (BadRecord("k", "w"),) * 2}, "faulty", "2 records unreadable"),
+        ({"failures": ("l2: boom",), "in_sync": False}, "faulty", "not in sync with the store; 1 rules failed"),
+    ],
+)
+def test_agent_that_is_behind_or_faulty_says_why(change: dict[str, object], state: str, note: str) -> None:
+    agent, switch = rows_agent("h1", msgspec.structs.replace(GOOD, **change))
+    assert (agent.state, agent.note, switch.state) == (state, note, "up")
+
+
+def test_agent_without_a_bus_is_up() -> None:
+    assert rows_agent("h1", msgspec.structs.replace(GOOD, bus=None))[0].state == "up"
+
+
+def test_switch_without_a_connection_is_down() -> None:
+    lost = msgspec.structs.replace(GOOD, switch=SwitchLink(False, 0, "br-int.mgmt: no such file"))
+    assert rows_agent("h1", lost)[1] == Row("switch h1", "down", note="br-int.mgmt: no such file")
+
+
+def test_undone_rows_are_behind_with_their_age() -> None:
+    assert rows_backlog("sql", 0, None, "") == Row("sql", "up", 0, None, "")
+    assert rows_backlog("sql", 2, 12.0, "locked") == Row(
+        "sql", "behind", 2, 12.0, "changes not yet in the store; last error: locked"
+    )
+
+
+def test_recovery_that_cannot_reach_the_store_is_behind_even_with_nothing_to_do() -> None:
+    assert rows_recovery(RecoveryStatus(0, None, Link(True))) == Row("recovery", "up", 0)
+    assert rows_recovery(RecoveryStatus(2, 5.0, Link(True))) == Row("recovery", "behind", 2, 5.0)
+    assert rows_recovery(RecoveryStatus(0, None, Link(False, None, "cut"))) == Row(
+        "recovery", "behind", 0, None, "the store does not answer it: cut"
+    )
+
+
+def test_table_of_layers() -> None:
+    rows = [
+        Row("neutron api", "up", note="http://127.0.0.1:9696 answers 200"),
+        Row("sql", "behind", 1, 200.0, "changes not yet in the store"),
+        changed(Row("store", "down"), note="timed out"),
+    ]
+    assert show(rows) == (
+        "LAYER        STATE   BACKLOG  OLDEST      NOTE\n"
+        "neutron api  up            -  -           http://127.0.0.1:9696 answers 200\n"
+        "sql          behind        1  3 min 20 s  changes not yet in the store\n"
+        "store        down          -  -           timed out\n"
+    )
