@@ -137,6 +137,20 @@ def test_options_that_do_not_fit_go_to_file_and_sname() -> None:
     assert dhcp.parse_dhcp(raw).options == {k: v for k, v in wanted.items() if k != 67}
 
 
+@pytest.mark.parametrize("length", range(45, 60))
+def test_the_overload_option_has_room(length: int) -> None:
+    sent = dhcp.DhcpMessage(2, 1, 0, 0, 0, 0, 0, 0, 1, {53: b"\5", 12: b"h" * length, 15: b"d" * 60})
+    assert len(sent.encode(300)) == 300
+    assert dhcp.parse_dhcp(sent.encode(300)).options == sent.options
+
+
+def test_a_file_name_keeps_options_out_of_its_field() -> None:
+    wanted = {53: b"\5", 15: b"d" * 120}
+    sent = dhcp.DhcpMessage(2, 1, 0, 0, 0, 0, 0, 0, 1, wanted, file=b"pxelinux.0")
+    read = dhcp.parse_dhcp(sent.encode(300))
+    assert (read.file, read.options) == (b"pxelinux.0", {53: b"\5"})
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """A good message with some bytes changed, mostly among the options, and cut."""

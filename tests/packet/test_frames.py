@@ -154,7 +154,9 @@ def test_a_wrong_header_checksum_is_malformed() -> None:
         ipv4.parse_ipv4(KNOWN_HEADER[:8] + b"\x41" + KNOWN_HEADER[9:] + bytes(0x73 - 20))
 
 
-@pytest.mark.parametrize("text", ["", "fa:16:3e", "fa-16-3e-00-00-01", "fa:16:3e:00:00:0g", " fa:16:3e:00:00:01"])
+@pytest.mark.parametrize(
+    "text", ["", "fa:16:3e", "fa-16-3e-00-00-01", "fa:16:3e:00:00:0g", "fa:16:3e:00:00:001", " fa:16:3e:00:00:01"]
+)
 def test_other_forms_of_a_mac_are_malformed(text: str) -> None:
     with pytest.raises(Malformed):
         ethernet.mac_int(text)
@@ -197,3 +199,38 @@ def test_no_text_raises_anything_but_malformed(text: str) -> None:
             parse(text)
         except Malformed:
             pass
+
+
+DATAGRAM = udp.Udp(1, 2, b"abc").encode(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("parse", "data"),
+    [
+        (ipv4.parse_ipv4, KNOWN_HEADER + bytes(0x73 - 21)),
+        (ipv4.parse_ipv4, b"\x44" + KNOWN_HEADER[1:] + bytes(0x73 - 20)),
+        (ipv4.parse_ipv4, b"\x65" + KNOWN_HEADER[1:] + bytes(0x73 - 20)),
+        (ipv6.parse_ipv6, ipv6.Ipv6(1, 2, 58, b"abcdefgh").encode()[:-1]),
+        (ipv6.parse_ipv6, b"\x40" + ipv6.Ipv6(1, 2, 58, b"").encode()[1:]),
+        (lambda data: udp.parse_udp(data, 3, 4), DATAGRAM[:-1]),
+        (lambda data: udp.parse_udp(data, 3, 4), DATAGRAM[:4] + b"\0\7\0\0" + DATAGRAM[8:]),
+        (arp.parse_arp, b"\0\6" + KNOWN_ARP[16:]),
+        (icmp.parse_echo, KNOWN_PING[34:-1] + b"x"),
+        (icmp.parse_echo, b"\3" + KNOWN_PING[35:]),
+        (udp.parse_udp4, KNOWN_PING),
+        (udp.parse_udp4, KNOWN_ARP),
+    ],
+)
+def test_what_a_packet_claims_must_hold(parse: Callable[[bytes], object], data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse(data)
+
+
+def test_bytes_behind_a_udp_datagram_are_cut_off() -> None:
+    assert udp.parse_udp(DATAGRAM + b"more", 3, 4) == udp.Udp(1, 2, b"abc")
+
+
+def test_a_fragment_is_not_a_datagram() -> None:
+    packet = ipv4.Ipv4(3, 4, ipv4.UDP, DATAGRAM, fragment=ipv4.MORE_FRAGMENTS)
+    with pytest.raises(Malformed, match="fragment"):
+        udp.parse_udp4(ethernet.Ethernet(1, 2, ethernet.IPV4, packet.encode()).encode())
