@@ -11,14 +11,14 @@ from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 from flowloom.compiler.replica import Readers, Shelf, members
-from flowloom.compiler.schema import KINDS, Fact
+from flowloom.compiler.schema import KINDS
 from flowloom.compiler.unit import App, Rule, Unit, Yielded
 from flowloom.compiler.view import ExplainingView, PlainView, RecordingView, View
-from flowloom.model.records import Port
+from flowloom.model.records import Port, Record
 from flowloom.openflow import facts
 from flowloom.southbound.ledger import Ledger
 
-R = TypeVar("R", bound=Fact)
+R = TypeVar("R", bound=Record)
 
 _NO_FACTS: Mapping[bytes, bytes] = {}
 _RUNS_A_LOOK = 8
@@ -60,13 +60,13 @@ class Compiler:
         self.ledger = ledger if ledger is not None else Ledger()
         self.runs = 0
         self.failures: dict[tuple[int, str], Failure] = {}
-        self._shelves: dict[type[Fact], Shelf] = {kind.type: Shelf(kind) for kind in KINDS}
+        self._shelves: dict[type[Record], Shelf] = {kind.type: Shelf(kind) for kind in KINDS}
         self._view = RecordingView(self._shelves)
         self._rules: list[Rule] = [rule for app in apps for rule in app.rules]
         self._apps = [app for app in apps for _ in app.rules]
         self._units: list[dict[str, Unit]] = [{} for _ in self._rules]
         self._cookies = [facts.make_cookie(rule.number, 0) for rule in self._rules]
-        self._of_kind: dict[type[Fact], tuple[int, ...]] = {
+        self._of_kind: dict[type[Record], tuple[int, ...]] = {
             kind.type: tuple(n for n, rule in enumerate(self._rules) if rule.kind is kind.type) for kind in KINDS
         }
         self._sites: dict[str, list[int]] = {}
@@ -80,7 +80,7 @@ class Compiler:
 
     # Facts in -------------------------------------------------------------------------------------
 
-    def load(self, records: Iterable[Fact]) -> None:
+    def load(self, records: Iterable[Record]) -> None:
         """Cold start: fill an empty replica, then mark what is in scope.  Cheaper than `merge` of the same."""
         for record in records:
             self._shelves[type(record)].put(record)
@@ -88,7 +88,7 @@ class Compiler:
             for id in self._inside(n):
                 self._marked[n, id] = None
 
-    def merge(self, changes: Iterable[tuple[type[Fact], str, Fact | None]]) -> None:
+    def merge(self, changes: Iterable[tuple[type[Record], str, Record | None]]) -> None:
         """Take in changes (kind, id, record or None: gone) and mark every unit whose answers changed."""
         marked = self._marked
         flips: list[tuple[str, object]] = []
@@ -117,7 +117,7 @@ class Compiler:
         for n in self._sites[site]:
             scope = self._rules[n].scope
             assert scope is not None
-            for record in members(self._shelves[self._rules[n].kind].index[scope.index].get(value)):  # type: ignore[call-overload]
+            for record in members(self._shelves[self._rules[n].kind].index[scope.index].get(value)):
                 self._marked[n, record.id] = None
 
     # Work -----------------------------------------------------------------------------------------
@@ -165,11 +165,11 @@ class Compiler:
             self.ledger.replace(unit.facts, out)
             unit.facts = out or _NO_FACTS
 
-    def _claims(self, n: int, id: str, record: Fact, view: View) -> dict[bytes, bytes]:
+    def _claims(self, n: int, id: str, record: Record, view: View) -> dict[bytes, bytes]:
         key = (n, id)
         try:
             out = self._collect(n, id, self._rules[n].function(record, view))
-        except Exception as error:  # the boundary to an app: one broken record must not stop the others
+        except Exception as error:  # noqa: BLE001 - the boundary to an app: one broken record must not stop the others
             rule = self._rules[n]
             self.failures[key] = Failure(
                 self._apps[n].name, rule.name, rule.kind.kind, id, f"{type(error).__name__}: {error}"
@@ -200,7 +200,7 @@ class Compiler:
 
     # Scopes ---------------------------------------------------------------------------------------
 
-    def _in_scope(self, rule: Rule, record: Fact) -> bool:
+    def _in_scope(self, rule: Rule, record: Record) -> bool:
         scope = rule.scope
         assert scope is not None
         values = self._shelves[rule.kind].kind.indexes[scope.index](record)
@@ -219,7 +219,9 @@ class Compiler:
         if not rule.scope.site:
             return [record.id for record in members(index.get(self.site))]
         local = self._shelves[Port].index[rule.scope.site]
-        return [record.id for value, bucket in index.items() if (value, self.site) in local for record in members(bucket)]
+        return [
+            record.id for value, bucket in index.items() if (value, self.site) in local for record in members(bucket)
+        ]
 
     # Answers --------------------------------------------------------------------------------------
 
@@ -244,7 +246,7 @@ class Compiler:
                 record = self._shelves[rule.kind].rows[id]
                 try:
                     claims = self._collect(n, id, rule.function(record, view))
-                except Exception:  # withheld, as in `_claims`
+                except Exception:  # noqa: BLE001 - withheld, as in `_claims`
                     continue
                 for key, value in claims.items():
                     if key not in out or value < out[key]:
@@ -278,7 +280,12 @@ class Compiler:
 
     def questions(self) -> int:
         """Notes held, for tests of exactness: every unit is noted once a question it asks."""
-        return sum(len(readers) for shelf in self._shelves.values() for asked in shelf.questions() for readers in asked.values())
+        return sum(
+            len(readers)
+            for shelf in self._shelves.values()
+            for asked in shelf.questions()
+            for readers in asked.values()
+        )
 
     def noted(self) -> int:
         """The same number seen from the units."""

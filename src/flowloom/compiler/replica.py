@@ -10,21 +10,28 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from flowloom.compiler.schema import Fact, Kind
+from flowloom.compiler.schema import Kind
+from flowloom.model.records import Record
 
 if TYPE_CHECKING:
     from flowloom.compiler.unit import Unit
 
 Readers = set["Unit"]
-Bucket = Fact | dict[str, Fact]
+Bucket = Record | dict[str, Record]
 """An index bucket is the one record in it, or a dict from two on: most hold one, and a dict costs 232 bytes."""
 
 
-def members(bucket: Bucket | None) -> Iterable[Fact]:
+def members(bucket: Bucket | None) -> Iterable[Record]:
     """The records of a bucket, in no order."""
     if bucket is None:
         return ()
     return bucket.values() if type(bucket) is dict else (bucket,)  # type: ignore[return-value]
+
+
+def _pair(value: Hashable) -> tuple[Hashable, Hashable]:
+    """A value of a nested index."""
+    assert isinstance(value, tuple)
+    return value[0], value[1]
 
 
 class Shelf:
@@ -41,7 +48,7 @@ class Shelf:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.rows: dict[str, Fact] = {}
+        self.rows: dict[str, Record] = {}
         self.extractors = tuple(kind.indexes.items())
         self.index: dict[str, dict[Hashable, Bucket]] = {name: {} for name in kind.indexes}
         self.nest: dict[str, dict[Hashable, set[Hashable]]] = {name: defaultdict(set) for name in kind.nested}
@@ -53,14 +60,14 @@ class Shelf:
         self.any_asked: dict[str, dict[Hashable, Readers]] = {name: defaultdict(set) for name in kind.indexes}
         self.spread_asked: dict[str, dict[Hashable, Readers]] = {name: defaultdict(set) for name in kind.nested}
 
-    def put(self, record: Fact) -> None:
+    def put(self, record: Record) -> None:
         """Take in a record nobody has asked about yet (cold start)."""
         self.rows[record.id] = record
         for name, extract in self.extractors:
             for value in extract(record):
                 self._insert(name, value, record)
 
-    def change(self, id: str, new: Fact | None, flips: list[tuple[str, Hashable]]) -> list[Readers]:
+    def change(self, id: str, new: Record | None, flips: list[tuple[str, Hashable]]) -> list[Readers]:
         """Replace what `id` holds; the reader sets whose question has another answer now.
 
         flips: gets (index, value) for each bucket that went from empty to not empty or back.
@@ -76,7 +83,7 @@ class Shelf:
             self.rows[id] = new
         return woken
 
-    def _wake_of_record(self, id: str, old: Fact | None, new: Fact | None, woken: list[Readers]) -> None:
+    def _wake_of_record(self, id: str, old: Record | None, new: Record | None, woken: list[Readers]) -> None:
         if id in self.get_asked:
             woken.append(self.get_asked[id])
         for field, asked in self.pick_asked.items():
@@ -88,7 +95,7 @@ class Shelf:
         name: str,
         was: tuple[Hashable, ...],
         id: str,
-        new: Fact | None,
+        new: Record | None,
         extract: object,
         woken: list[Readers],
         flips: list[tuple[str, Hashable]],
@@ -108,14 +115,14 @@ class Shelf:
                 self._flipped(name, value, True, woken)
                 flips.append((name, value))
 
-    def _insert(self, name: str, value: Hashable, record: Fact) -> bool:
+    def _insert(self, name: str, value: Hashable, record: Record) -> bool:
         """Put or replace a record in a bucket; True when the bucket was empty."""
         buckets = self.index[name]
         bucket = buckets.get(value)
         if bucket is None:
             buckets[value] = record
             if name in self.nest:
-                first, second = value  # type: ignore[misc]
+                first, second = _pair(value)
                 self.nest[name][first].add(second)
             return True
         if type(bucket) is dict:
@@ -137,7 +144,7 @@ class Shelf:
             return False
         del buckets[value]
         if name in self.nest:
-            first, second = value  # type: ignore[misc]
+            first, second = _pair(value)
             seconds = self.nest[name][first]
             seconds.discard(second)
             if not seconds:
@@ -149,7 +156,7 @@ class Shelf:
         if value in asked:
             woken.append(asked[value])
         if name in self.nest:
-            first = value[0]  # type: ignore[index]
+            first, _ = _pair(value)
             if first in self.spread_asked[name]:
                 woken.append(self.spread_asked[name][first])
 

@@ -12,9 +12,6 @@ from typing import Any
 
 from flowloom.model.records import Chassis, Interface, Network, Port, PortStatus, Record, Subnet
 
-Fact = Record | Interface
-"""What a replica holds: northbound records, and facts of the local switch."""
-
 Extract = Callable[[Any], tuple[Hashable, ...]]
 
 
@@ -22,12 +19,12 @@ Extract = Callable[[Any], tuple[Hashable, ...]]
 class Kind:
     """One kind of record.  indexes: name -> extractor; nested: names of those whose values are pairs."""
 
-    type: type[Fact]
+    type: type[Record]
     indexes: dict[str, Extract]
     nested: tuple[str, ...] = ()
 
 
-def _itself(record: Fact) -> tuple[Hashable, ...]:
+def _itself(record: Record) -> tuple[Hashable, ...]:
     return (record.id,)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowloom.compiler.schema import Fact
+from flowloom.model.records import Record
 
 if TYPE_CHECKING:
     from flowloom.compiler.replica import Readers
@@ -46,7 +46,7 @@ class Rule:
     """
 
     number: int
-    kind: type[Fact]
+    kind: type[Record]
     function: RuleFunction
     scope: Scope | None = None
 

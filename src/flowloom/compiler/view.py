@@ -10,12 +10,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from flowloom.compiler.replica import Readers, Shelf, members
-from flowloom.compiler.schema import Fact
 from flowloom.compiler.unit import Unit
+from flowloom.model.records import Record
 
-R = TypeVar("R", bound=Fact)
+R = TypeVar("R", bound=Record)
 
-Shelves = Mapping[type[Fact], Shelf]
+Shelves = Mapping[type[Record], Shelf]
 
 
 class View(Protocol):
@@ -25,7 +25,7 @@ class View(Protocol):
         """The record, or None; asked again when anything about it changes."""
         ...
 
-    def pick(self, kind: type[Fact], id: str, field: str) -> Any:
+    def pick(self, kind: type[Record], id: str, field: str) -> Any:
         """One field of a record, None if there is no such record; asked again when that field changes."""
         ...
 
@@ -33,11 +33,11 @@ class View(Protocol):
         """Records by index, in no order (sort what reaches bytes); asked again when any of them changes."""
         ...
 
-    def any(self, kind: type[Fact], index: str, value: Hashable) -> bool:
+    def any(self, kind: type[Record], index: str, value: Hashable) -> bool:
         """Is there one?  Asked again only when the answer flips."""
         ...
 
-    def spread(self, kind: type[Fact], index: str, first: Hashable) -> frozenset[Hashable]:
+    def spread(self, kind: type[Record], index: str, first: Hashable) -> frozenset[Hashable]:
         """The seconds that occur with `first` in a nested index; asked again when that set changes."""
         ...
 
@@ -51,17 +51,17 @@ class PlainView:
     def get(self, kind: type[R], id: str) -> R | None:
         return self._shelves[kind].rows.get(id)  # type: ignore[return-value]
 
-    def pick(self, kind: type[Fact], id: str, field: str) -> Any:
+    def pick(self, kind: type[Record], id: str, field: str) -> Any:
         record = self._shelves[kind].rows.get(id)
         return None if record is None else getattr(record, field)
 
     def where(self, kind: type[R], index: str, value: Hashable) -> Iterable[R]:
         return members(self._shelves[kind].index[index].get(value))  # type: ignore[return-value]
 
-    def any(self, kind: type[Fact], index: str, value: Hashable) -> bool:
+    def any(self, kind: type[Record], index: str, value: Hashable) -> bool:
         return value in self._shelves[kind].index[index]
 
-    def spread(self, kind: type[Fact], index: str, first: Hashable) -> frozenset[Hashable]:
+    def spread(self, kind: type[Record], index: str, first: Hashable) -> frozenset[Hashable]:
         return frozenset(self._shelves[kind].nest[index].get(first, ()))
 
 
@@ -84,7 +84,7 @@ class RecordingView:
         self._note(shelf.get_asked[id])
         return shelf.rows.get(id)  # type: ignore[return-value]
 
-    def pick(self, kind: type[Fact], id: str, field: str) -> Any:
+    def pick(self, kind: type[Record], id: str, field: str) -> Any:
         shelf = self._shelves[kind]
         self._note(shelf.pick_asked[field][id])
         record = shelf.rows.get(id)
@@ -95,12 +95,12 @@ class RecordingView:
         self._note(shelf.where_asked[index][value])
         return members(shelf.index[index].get(value))  # type: ignore[return-value]
 
-    def any(self, kind: type[Fact], index: str, value: Hashable) -> bool:
+    def any(self, kind: type[Record], index: str, value: Hashable) -> bool:
         shelf = self._shelves[kind]
         self._note(shelf.any_asked[index][value])
         return value in shelf.index[index]
 
-    def spread(self, kind: type[Fact], index: str, first: Hashable) -> frozenset[Hashable]:
+    def spread(self, kind: type[Record], index: str, first: Hashable) -> frozenset[Hashable]:
         shelf = self._shelves[kind]
         self._note(shelf.spread_asked[index][first])
         return frozenset(shelf.nest[index].get(first, ()))
@@ -113,7 +113,7 @@ class ExplainingView(PlainView):
         super().__init__(shelves)
         self.seen: dict[tuple[str, str], int | None] = {}
 
-    def _saw(self, kind: type[Fact], id: str) -> None:
+    def _saw(self, kind: type[Record], id: str) -> None:
         record = self._shelves[kind].rows.get(id)
         self.seen[kind.kind, id] = None if record is None else record.version
 
@@ -121,7 +121,7 @@ class ExplainingView(PlainView):
         self._saw(kind, id)
         return super().get(kind, id)
 
-    def pick(self, kind: type[Fact], id: str, field: str) -> Any:
+    def pick(self, kind: type[Record], id: str, field: str) -> Any:
         self._saw(kind, id)
         return super().pick(kind, id, field)
 

@@ -151,13 +151,12 @@ class PortStatus(Record, frozen=True, gc=False, kw_only=True, omit_defaults=True
     reason: str = ""
 
 
-class Interface(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Interface(Record, frozen=True, gc=False, kw_only=True):
     """A fact of the local switch, never stored: the port `id` is plugged at OpenFlow port `ofport`."""
 
     kind: ClassVar[str] = "interface"
-    id: str
-    ofport: int
     version: int = 0
+    ofport: int
 
 
 NORTHBOUND: tuple[type[Record], ...] = (Network, Subnet, Port, Chassis, PortStatus)

@@ -155,7 +155,7 @@ class Table:
 
 def _tlvs(terms: Sequence[Term]) -> list[bytes]:
     """Canonical TLVs: in the switch's order, halves of one xreg in one TLV."""
-    ordered = sorted(terms)
+    ordered = sorted(term for term in terms if term.mask)
     out: list[bytes] = []
     n = 0
     while n < len(ordered):

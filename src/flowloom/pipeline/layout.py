@@ -23,16 +23,19 @@ class Priority(IntEnum):
     TUNNEL_PORT = 90
     UNICAST = 100
     PORT = 100
-    OWN_ANNOUNCEMENT = 110
-    DENY = 120
     ALLOW = 100
-    ALLOW_ALL = 130
+    OWN_ANNOUNCEMENT = 110
+    PUNT = 110
+    DENY = 120
+    ALLOW_NEIGHBOUR = 130
+    ALLOW_ALL = 140
 
 
 REGISTERS: Final = Registers()
 
 NETWORK: Final = REGISTERS.allot("NETWORK", of.METADATA, 64, "key of the network the packet is in")
 FROM_TUNNEL: Final = REGISTERS.allot("FROM_TUNNEL", of.REGS[0], 1, "1: it came from another chassis")
+VIA: Final = REGISTERS.allot("VIA", of.REGS[0], 3, "type of tunnel it leaves by: 1 Geneve, 2 VXLAN, 3 GRE")
 IN_KEY: Final = REGISTERS.allot("IN_KEY", of.REGS[1], 32, "key of the local port it came from")
 OUT_KEY: Final = REGISTERS.allot("OUT_KEY", of.REGS[2], 32, "key of the local port it goes to")
 REMOTE: Final = REGISTERS.allot("REMOTE", of.REGS[3], 32, "key of the chassis it goes to")
@@ -121,13 +124,13 @@ ENCAP: Final = _table(
     "ENCAP",
     "The network's number on the tunnel.",
     matches=(NETWORK,),
-    sets=(TUN_ID,),
+    sets=(TUN_ID, VIA),
     next=("TUNNEL",),
 )
 TUNNEL: Final = _table(
     "TUNNEL",
     "Out of the tunnel, to the chassis.",
-    matches=(REMOTE,),
+    matches=(REMOTE, VIA),
     sets=(TUN_DST,),
     does=("output",),
 )

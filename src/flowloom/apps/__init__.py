@@ -1,0 +1,1 @@
+"""Network functions as apps of the compiler; each unaware of every other."""
