@@ -17,7 +17,7 @@ Extract = Callable[[Any], tuple[Hashable, ...]]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of record.  indexes: name -> extractor; nested: names of those whose values are pairs."""
+    """One kind of record.  indexes: name -> extractor (no value twice); nested: names of those whose values are pairs."""
 
     type: type[Record]
     indexes: dict[str, Extract]
@@ -41,7 +41,7 @@ def _host(port: Port) -> tuple[Hashable, ...]:
 
 
 def _address(port: Port) -> tuple[Hashable, ...]:
-    return tuple((port.network_id, fixed.ip_address) for fixed in port.fixed_ips)
+    return tuple(dict.fromkeys((port.network_id, fixed.ip_address) for fixed in port.fixed_ips))
 
 
 KINDS: tuple[Kind, ...] = (
