@@ -57,10 +57,10 @@ class RunningOvs:
 
     def add_bridge(self, bridge: str, ports: int = 0) -> str:
         """Make a bridge with dummy ports p1 to p`ports` (ofport 1…); the path of its OpenFlow socket."""
-        changes = ["add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=dummy", "fail-mode=secure"]
+        changes = ["--may-exist", "add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=dummy", "fail-mode=secure"]
         for port in range(1, ports + 1):
             name = f"{bridge}-p{port}"
-            changes += ["--", "add-port", bridge, name, "--", "set", "interface", name, "type=dummy"]
+            changes += ["--", "--may-exist", "add-port", bridge, name, "--", "set", "interface", name, "type=dummy"]
             changes += [f"ofport_request={port}"]
         self.vsctl(*changes)
         _wait(Path(self.address(bridge)).exists, f"no socket of {bridge}", self.switch)
@@ -120,6 +120,7 @@ def _start_database(directory: Path, environment: dict[str, str]) -> subprocess.
     database = directory / "conf.db"
     if not database.exists():
         subprocess.run(["ovsdb-tool", "create", str(database), str(SCHEMA)], env=environment, check=True, timeout=30)
+    (directory / "db.sock").unlink(missing_ok=True)
     return _spawn(
         environment,
         "ovsdb-server",

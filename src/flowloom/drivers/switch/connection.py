@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
+from collections.abc import Iterable
 from threading import Lock
 from typing import Final
 
@@ -53,11 +54,10 @@ class Connection:
         drain: take in what arrives meanwhile, so that a switch that waits for us to read cannot make both
         wait.  Leave it off when another thread receives.
         """
-        events = select.POLLIN | select.POLLOUT if drain else select.POLLOUT
-        poller = select.poll()
-        poller.register(self._socket, events)
         view = memoryview(data)
         try:
+            poller = select.poll()
+            poller.register(self._socket, select.POLLIN | select.POLLOUT if drain else select.POLLOUT)
             with self._sending:
                 while view:
                     ready = poller.poll(self._deadline_seconds * 1000)
@@ -69,7 +69,7 @@ class Connection:
                         raise Unavailable("the switch closed the connection")
                     if drain and ready[0][1] & ~select.POLLOUT:
                         self._fill()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: closed, so there is no descriptor to poll.
             raise Unavailable(f"the switch is gone: {error}") from error
 
     def receive(self) -> Message:
@@ -88,15 +88,22 @@ class Connection:
             self.send(messages.echo_reply(said), drain=False)
 
     def waiting(self) -> list[Message]:
-        """What has arrived, after it was seen to be readable; echo requests are answered and not reported."""
+        """What has arrived, without waiting; echo requests are answered and not reported."""
         try:
-            self._fill()
+            poller = select.poll()
+            poller.register(self._socket, select.POLLIN)
+            if poller.poll(0):
+                self._fill()
         except OSError as error:
             raise Unavailable(f"the switch is gone: {error}") from error
         return self.taken()
 
+    def put_back(self, said: Iterable[Message]) -> None:
+        """Messages that were received and are for somebody else."""
+        self._messages.extendleft(reversed(list(said)))
+
     def taken(self) -> list[Message]:
-        """What was taken in already."""
+        """What was taken in already; echo requests are answered and not reported."""
         said = []
         while self._messages:
             one = self._messages.popleft()

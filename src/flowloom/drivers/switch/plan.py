@@ -23,24 +23,34 @@ FIRST_XID: Final = 0x1000_0000
 _BUCKETS_BYTES_MAX: Final = 60_000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """A group on the switch: its type, and its buckets' actions by bucket id."""
 
     type: int
-    buckets: Mapping[int, bytes]
+    buckets: dict[int, bytes] = field(default_factory=dict)
 
 
 Groups = Mapping[int, Group]
 
 
 @dataclass
-class Plan:
-    """Members of a bundle and the keys each stands for; `after` are the groups it leaves behind (None: gone)."""
+class Change:
+    """What a batch asks of one group."""
 
+    type: int | None = None
+    delete: bool = False
+    puts: dict[int, bytes] = field(default_factory=dict)
+    deletes: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Plan:
+    """Members of a bundle, the keys each stands for, and what they ask of each group."""
+
+    changes: dict[int, Change]
     members: list[bytes] = field(default_factory=list)
     keys: list[tuple[bytes, ...]] = field(default_factory=list)
-    after: dict[int, Group | None] = field(default_factory=dict)
 
     @property
     def xid(self) -> int:
@@ -51,16 +61,6 @@ class Plan:
         """Append a member, made with the present `xid`."""
         self.members.append(member)
         self.keys.append(keys)
-
-
-@dataclass
-class _Change:
-    """What a batch asks of one group."""
-
-    type: int | None = None
-    delete: bool = False
-    puts: dict[int, bytes] = field(default_factory=dict)
-    deletes: list[int] = field(default_factory=list)
 
 
 def read_groups(held: Mapping[bytes, bytes]) -> dict[int, Group]:
@@ -86,8 +86,8 @@ def plan(batch: Batch, groups: Groups, *, one_key_each: bool) -> Plan:
 
     one_key_each: no member stands for two keys, so that a refused member names its key.
     """
-    made = Plan()
     changes = _group_changes(batch)
+    made = Plan(changes)
     for group_id, change in changes.items():
         _plan_arrivals(made, group_id, change, groups.get(group_id), one_key_each)
     for key in batch.deletes:
@@ -101,28 +101,47 @@ def plan(batch: Batch, groups: Groups, *, one_key_each: bool) -> Plan:
     return made
 
 
-def _group_changes(batch: Batch) -> dict[int, _Change]:
-    changes: dict[int, _Change] = {}
+def settle(groups: dict[int, Group], committed: Plan) -> None:
+    """Take into `groups` what a committed plan did to them."""
+    for group_id, change in committed.changes.items():
+        if change.delete:
+            groups.pop(group_id, None)
+            continue
+        group = groups.get(group_id)
+        if group is None:
+            if change.type is None:
+                continue
+            group = groups[group_id] = Group(change.type)
+        if change.type is not None:
+            group.type = change.type
+        for bucket_id in change.deletes:
+            group.buckets.pop(bucket_id, None)
+        group.buckets.update(change.puts)
+
+
+def _group_changes(batch: Batch) -> dict[int, Change]:
+    changes: dict[int, Change] = {}
     for key in batch.deletes:
         if key[0] == facts.GROUP:
-            changes.setdefault(facts.split_group_key(key), _Change()).delete = True
+            changes.setdefault(facts.split_group_key(key), Change()).delete = True
         elif key[0] == facts.BUCKET:
             group_id, bucket_id = facts.split_bucket_key(key)
-            changes.setdefault(group_id, _Change()).deletes.append(bucket_id)
+            changes.setdefault(group_id, Change()).deletes.add(bucket_id)
     for key, value in batch.puts:
         if key[0] == facts.GROUP:
-            changes.setdefault(facts.split_group_key(key), _Change()).type = value[0]
+            changes.setdefault(facts.split_group_key(key), Change()).type = value[0]
         elif key[0] == facts.BUCKET:
             group_id, bucket_id = facts.split_bucket_key(key)
-            changes.setdefault(group_id, _Change()).puts[bucket_id] = value
+            changes.setdefault(group_id, Change()).puts[bucket_id] = value
     return changes
 
 
-def _plan_arrivals(made: Plan, group_id: int, change: _Change, before: Group | None, one_key_each: bool) -> None:
+def _plan_arrivals(made: Plan, group_id: int, change: Change, before: Group | None, one_key_each: bool) -> None:
     """What comes or changes in one group."""
     kind = change.type if change.type is not None else before.type if before else facts.GROUP_ALL
     if before is None or kind != before.type:
-        kept = {} if before is None else _without(before.buckets, change.deletes)
+        old = before.buckets if before else {}
+        kept = {bucket_id: old[bucket_id] for bucket_id in old.keys() - change.deletes}
         buckets = [Bucket(*item) for item in sorted({**kept, **change.puts}.items())]
         if change.type is not None:
             command = messages.GROUP_ADD if before is None else messages.GROUP_MODIFY
@@ -135,11 +154,6 @@ def _plan_arrivals(made: Plan, group_id: int, change: _Change, before: Group | N
             if one.bucket_id in before.buckets:
                 _plan_removal(made, group_id, kind, one.bucket_id)
         _plan_inserts(made, group_id, kind, new, one_key_each)
-    if change.delete:
-        made.after[group_id] = None
-    elif before is not None or change.type is not None:
-        old = {} if before is None else before.buckets
-        made.after[group_id] = Group(kind, {**_without(old, change.deletes), **change.puts})
 
 
 def _plan_whole(
@@ -166,7 +180,7 @@ def _plan_inserts(made: Plan, group_id: int, kind: int, buckets: Sequence[Bucket
         made.add(keys, messages.bundle_add(BUNDLE, inner))
 
 
-def _plan_departures(made: Plan, group_id: int, change: _Change, before: Group | None) -> None:
+def _plan_departures(made: Plan, group_id: int, change: Change, before: Group | None) -> None:
     """What goes of one group."""
     if before is None:
         return
@@ -176,7 +190,7 @@ def _plan_departures(made: Plan, group_id: int, change: _Change, before: Group |
         return
     if change.type is not None and change.type != before.type:
         return  # The modified group was written without them.
-    for bucket_id in change.deletes:
+    for bucket_id in sorted(change.deletes):
         if bucket_id in before.buckets:
             _plan_removal(made, group_id, before.type, bucket_id)
 
@@ -197,7 +211,3 @@ def _runs(buckets: Sequence[Bucket], kind: int, one_key_each: bool) -> Iterator[
         size += length
     if start < len(buckets):
         yield buckets[start:]
-
-
-def _without(buckets: Mapping[int, bytes], gone: Sequence[int]) -> dict[int, bytes]:
-    return {bucket_id: actions for bucket_id, actions in buckets.items() if bucket_id not in gone}
