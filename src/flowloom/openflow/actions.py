@@ -129,7 +129,8 @@ def conjunction(conj_id: int, clause: int, clauses: int) -> bytes:
 
 def controller2(userdata: bytes = b"", max_len: int = MAX_LEN_ALL, meter_id: int | None = None) -> bytes:
     """Send to the controller with `userdata`, at most `max_len` bytes of the frame, under controller meter `meter_id`."""
-    body = b"" if max_len == MAX_LEN_ALL else _vlan(CONTROLLER_MAX_LEN, 6, max_len)
+    # Open vSwitch counts the padding of max_len in its length, and of userdata it does not.
+    body = b"" if max_len == MAX_LEN_ALL else _vlan(CONTROLLER_MAX_LEN, 8, max_len)
     if userdata:
         length = 4 + len(userdata)
         body += _head(CONTROLLER_USERDATA, length) + userdata + _PADS[length & 7]
@@ -431,8 +432,8 @@ def _decode_controller(data: bytes) -> Action:
         body = data[at + 4 : at + length]
         if length < 4 or len(body) != length - 4:
             raise ValueError("controller: wrong property length")
-        if kind == CONTROLLER_MAX_LEN and length == 6:
-            max_len = int.from_bytes(body, "big")
+        if kind == CONTROLLER_MAX_LEN and length in (6, 8):
+            max_len = int.from_bytes(body[:2], "big")
         elif kind == CONTROLLER_USERDATA:
             userdata = body
         elif kind == CONTROLLER_METER and length == 8:
