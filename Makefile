@@ -1,0 +1,37 @@
+# Flowloom.  `make demo` and `make test` do all the set-up on a fresh Debian 12 as root.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help setup demo test lint bench docs clean
+
+help: ## What there is to make
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Install what is missing: Debian packages, a venv, pinned Python packages
+	@PYTHON=$(PYTHON) scripts/setup $(VENV)
+
+demo: setup ## The main job, end to end: a Neutron call becomes a ping between two hosts (KEEP=1 leaves it up)
+	@$(BIN)/flowloom demo $(if $(KEEP),--keep)
+
+test: setup ## Every test, against real servers and real switches
+	@scripts/test $(BIN) $(JOBS)
+
+lint: setup ## Layers, style, types, generated documentation
+	@echo "== layers";  $(BIN)/lint-imports --no-cache
+	@echo "== ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy";    $(BIN)/mypy
+	@echo "== docs";    $(BIN)/python -m flowloom.pipeline.render | diff -u docs/pipeline.md - \
+	  || { echo "docs/pipeline.md is not what the declaration says: run make docs"; exit 1; }
+
+docs: setup ## Write the generated documentation anew
+	@$(BIN)/python -m flowloom.pipeline.render > docs/pipeline.md
+
+bench: setup ## Measure; prints a table and writes build/bench.json
+	@mkdir -p build && $(BIN)/python bench/run.py --out build/bench.json
+
+clean: ## Remove the lab, the venv and everything built
+	@[ ! -x $(BIN)/flowloom ] || $(BIN)/flowloom lab down || true
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
