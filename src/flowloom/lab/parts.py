@@ -1,0 +1,241 @@
+"""The processes of a lab, each as a value: how it is started, where it writes, when it is ready.
+
+A part's name is `bus`, `api`, `recovery`, or `ovsdb@h1`, `switch@h1`, `agent@h1`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowloom.lab import tools
+from flowloom.lab.errors import LabFailed
+from flowloom.lab.layout import DEPLOYMENT, HostLayout, Layout
+from flowloom.lab.network import enter
+from flowloom.lab.processes import Process, recorded, spawn, until
+from flowloom.lab.state import State
+from flowloom.neutron.deploy import Deployment, write_config
+
+API_PROCESSES = 2
+API_THREADS = 2
+_LOG_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process.  dir: holds `<name>.pid` and `<name>.log`; ready: asked until true, `ready_seconds` at most."""
+
+    name: str
+    dir: Path
+    argv: tuple[str, ...]
+    ready: Callable[[], bool]
+    ready_seconds: float = 15.0
+    env: Mapping[str, str] = field(default_factory=dict)
+    leftovers: tuple[Path, ...] = ()
+    """Sockets that a killed predecessor leaves behind and that would pass for a sign of life."""
+
+    @property
+    def pid_file(self) -> Path:
+        return self.dir / f"{self.name.partition('@')[0]}.pid"
+
+    @property
+    def log_file(self) -> Path:
+        return self.dir / f"{self.name.partition('@')[0]}.log"
+
+    def process(self) -> Process | None:
+        """The live process; None when it is down."""
+        return recorded(self.pid_file)
+
+
+def launch(part: Part, layout: Layout) -> None:
+    """Start the process of a part, unless it runs; do not wait until it is ready."""
+    if part.process() is not None:
+        return
+    for path in part.leftovers:
+        path.unlink(missing_ok=True)
+    spawn(part.argv, part.pid_file, part.log_file, tools.environment(layout, **part.env))
+
+
+def await_ready(part: Part) -> None:
+    """Wait until a launched part answers.  LabFailed, with the end of its log, when it ends or stays silent."""
+    ended = False
+
+    def settled() -> bool:
+        nonlocal ended
+        ended = part.process() is None
+        return ended or part.ready()
+
+    if not until(settled, part.ready_seconds):
+        raise LabFailed(
+            f"{part.name} is not ready after {part.ready_seconds:g} s; see {part.log_file}{last_words(part)}"
+        )
+    if ended:
+        raise LabFailed(f"{part.name} ended at once; see {part.log_file}{last_words(part)}")
+
+
+def last_words(part: Part) -> str:
+    """The last line of a part's log, as `: LINE`, or nothing."""
+    try:
+        tail = part.log_file.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    return f": {lines[-1]}" if lines else ""
+
+
+def ovsdb(host: HostLayout) -> Part:
+    """The switch's configuration database."""
+    control = host.dir / "ovsdb-server.ctl"
+    return Part(
+        name=f"ovsdb@{host.name}",
+        dir=host.dir,
+        argv=enter(
+            host.netns,
+            "ovsdb-server",
+            f"{host.dir}/conf.db",
+            f"--remote=p{host.ovsdb}",
+            "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
+            f"--unixctl={control}",
+            "-vsyslog:off",
+            "-vconsole:info",
+        ),
+        env=_switch_env(host),
+        ready=lambda: _listens(host.dir / "db.sock"),
+        leftovers=(host.dir / "db.sock", control),
+    )
+
+
+def switch(host: HostLayout) -> Part:
+    """ovs-vswitchd with the userspace datapath.  It runs inside the namespace: ports and routes are taken from there."""
+    return Part(
+        name=f"switch@{host.name}",
+        dir=host.dir,
+        argv=enter(
+            host.netns,
+            "ovs-vswitchd",
+            host.ovsdb,
+            "--disable-system",
+            f"--unixctl={host.switch_control}",
+            "-vsyslog:off",
+            "-vconsole:info",
+        ),
+        env=_switch_env(host),
+        ready=lambda: _listens(host.switch_control),
+        leftovers=(host.switch_control, host.dir / "br-int.mgmt"),
+    )
+
+
+def agent(host: HostLayout) -> Part:
+    return Part(
+        name=f"agent@{host.name}",
+        dir=host.dir,
+        argv=enter(host.netns, *tools.python("-m", "flowloom", "agent", "--config", str(host.agent_file))),
+        ready=lambda: _answers(host.agent_socket),
+        ready_seconds=30,
+        leftovers=(host.agent_socket,),
+    )
+
+
+def bus(layout: Layout, state: State) -> Part:
+    """The forwarder of the ZeroMQ bus."""
+    sockets = (layout.bus_dir / "in.sock", layout.bus_dir / "out.sock")
+    return Part(
+        name="bus",
+        dir=layout.dir,
+        argv=tools.python("-m", "flowloom", "bus", "--url", state.bus),
+        ready=lambda: all(map(_listens, sockets)),
+        leftovers=sockets,
+    )
+
+
+def api(layout: Layout, state: State) -> Part:
+    """Neutron's API under uwsgi: several workers, as in production."""
+    neutron = deployment(layout, state)
+    return Part(
+        name="api",
+        dir=layout.dir,
+        # no-orphans: a killed master takes its workers along, so that its successor finds the port free.
+        argv=(*neutron.uwsgi_argv, "--no-orphans", "--virtualenv", sys.prefix, "--logto", str(layout.dir / "api.log")),
+        env=neutron.env,
+        ready=lambda: _http_ok(state.api_url),
+        ready_seconds=90,
+    )
+
+
+def recovery(layout: Layout, state: State) -> Part:
+    """The process that finishes what Neutron's workers left undone."""
+    neutron = deployment(layout, state)
+    return Part(
+        name="recovery",
+        dir=layout.dir,
+        argv=neutron.recovery_argv,
+        env=neutron.env,
+        ready=lambda: _answers(layout.recovery_socket),
+        ready_seconds=60,
+        leftovers=(layout.recovery_socket,),
+    )
+
+
+def deployment(layout: Layout, state: State) -> Deployment:
+    """Neutron's configuration, written again from what the lab is."""
+    return write_config(
+        layout.neutron_dir,
+        database=state.sql,
+        store=state.store,
+        bus=state.bus,
+        api_port=state.api_port,
+        name=DEPLOYMENT,
+        control=layout.recovery_socket,
+        workers=API_PROCESSES,
+        threads=API_THREADS,
+    )
+
+
+def schema_argv(layout: Layout, state: State) -> tuple[str, ...]:
+    """The command that creates Neutron's tables, in a process of its own: it loads all of Neutron."""
+    if state.sql.startswith("sqlite"):
+        return tools.python("-m", "flowloom.neutron.schema", state.sql)
+    conf = str(deployment(layout, state).neutron_conf)
+    return (str(tools.beside_python("neutron-db-manage")), "--config-file", conf, "upgrade", "heads")
+
+
+def _switch_env(host: HostLayout) -> dict[str, str]:
+    # Unix sockets are per path, not per namespace: these are what keeps the switches of two hosts apart.
+    return {name: str(host.dir) for name in ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")}
+
+
+def _listens(path: Path) -> bool:
+    """Somebody accepts connections at a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _answers(path: Path) -> bool:
+    """A process of ours answers at its control socket."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(2)
+            client.connect(str(path))
+            client.sendall(json.dumps({"ask": "status"}).encode() + b"\n")
+            return bool(client.recv(1))
+    except OSError:
+        return False
+
+
+def _http_ok(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url + "/", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
