@@ -113,6 +113,23 @@ def test_claims_on_one_key_are_counted_and_the_smallest_stands() -> None:
     assert made.desired == {}
 
 
+def test_of_what_is_left_the_smallest_claim_stands() -> None:
+    made = ledger(flow(1, port=7))
+    made.replace({}, dict([flow(1, port=5)]))
+    made.replace({}, dict([flow(1, port=3)]))
+    made.replace(dict([flow(1, port=3)]), {})
+    assert made.desired == dict([flow(1, port=5)])
+
+
+def test_what_came_back_to_what_the_switch_holds_is_not_sent() -> None:
+    made = ledger(flow(1, port=1))
+    made.installed(dict([flow(1, port=1)]))
+    made.replace(dict([flow(1, port=1)]), dict([flow(1, port=2)]))
+    made.replace(dict([flow(1, port=2)]), dict([flow(1, port=1)]))
+    assert made.gap == 0
+    assert made.batch(10, hold_deletes=False) is None
+
+
 def test_groups_come_before_their_flows_and_leave_after_them() -> None:
     group, bucket = (facts.group_key(facts.GROUPS_FIRST), b"\0"), (facts.bucket_key(facts.GROUPS_FIRST, 1), b"")
     flows = [flow(n) for n in range(10)]
@@ -129,7 +146,8 @@ def test_groups_come_before_their_flows_and_leave_after_them() -> None:
     while cut := made.batch(1, hold_deletes=False):
         seen += cut[0].deletes
         made.confirmed(cut[1], [])
-    assert seen.index(group[0]) >= len(seen) - 2
+    assert [key[0] for key in seen] == sorted((key[0] for key in seen), key=lambda kind: kind != facts.FLOW)
+    assert seen.index(bucket[0]) >= 2
     assert sorted(seen) == sorted(held)
 
 
@@ -138,7 +156,7 @@ def test_a_bucket_waits_for_its_group() -> None:
     made = ledger(bucket)
     made.installed({})
     assert made.batch(10, hold_deletes=False) is None
-    made.replace({}, dict([(facts.group_key(facts.GROUPS_FIRST), b"\0")]))
+    made.replace({}, {facts.group_key(facts.GROUPS_FIRST): b"\0"})
     batch, _ = made.batch(10, hold_deletes=False)
     assert len(batch.puts) == 2
 
