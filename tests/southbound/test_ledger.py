@@ -209,3 +209,15 @@ def apply(switch: dict[bytes, bytes], batch) -> None:  # type: ignore[no-untyped
     for key in batch.deletes:
         switch.pop(key, None)
     switch.update(batch.puts)
+
+
+def test_a_refused_flow_is_tried_again_on_a_fresh_read() -> None:
+    made = ledger(flow(1))
+    made.installed({})
+    _, ticket = made.batch(10, hold_deletes=False)
+    made.confirmed(ticket, [Refusal(flow(1)[0], "OFPBAC_BAD_OUT_PORT")])
+    assert made.batch(10, hold_deletes=False) is None
+    made.lost()
+    made.installed({})
+    batch, _ = made.batch(10, hold_deletes=False)
+    assert batch.puts == [flow(1)]
