@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from oslo_config import cfg
@@ -55,9 +56,18 @@ def settings() -> Settings:
     found = Settings(**{option.dest: getattr(section, option.dest) for option in _OPTIONS})
     if not re.fullmatch(r"[A-Za-z0-9._-]+", found.deployment):
         raise Misconfigured("[flowloom] deployment", f"{found.deployment!r}: use letters, digits, '.', '_' and '-'")
-    if not urlsplit(found.store).scheme:
+    if not found.store:
         raise Misconfigured("[flowloom] store", "set the URL of the northbound store in neutron.conf")
+    _known("[flowloom] store", "flowloom.stores", found.store)
+    if found.bus:
+        _known("[flowloom] bus", "flowloom.buses", found.bus)
     for name in ("status_pass_seconds", "dirty_seconds", "drain_batch"):
         if getattr(found, name) <= 0:
             raise Misconfigured(f"[flowloom] {name}", "must be greater than 0")
     return found
+
+
+def _known(setting: str, group: str, url: str) -> None:
+    schemes = sorted(point.name for point in entry_points(group=group))
+    if urlsplit(url).scheme not in schemes:
+        raise Misconfigured(setting, f"no driver for {url!r}; known schemes: {', '.join(schemes)}")

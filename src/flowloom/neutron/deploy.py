@@ -98,7 +98,6 @@ def write_config(
     )
 
 
-# Security groups are off until their flows exist: what is announced works.
 # DHCP agents are off: every node answers for its own ports.
 _NEUTRON_CONF = """\
 [DEFAULT]
@@ -130,9 +129,6 @@ default_quota = -1
 quota_network = -1
 quota_subnet = -1
 quota_port = -1
-
-[securitygroup]
-enable_security_group = False
 
 [ml2]
 type_drivers = geneve

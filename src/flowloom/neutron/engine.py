@@ -7,9 +7,8 @@ URL, readers the same file through `sqlite+deferred`.  With any other URL nothin
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, NoReturn
+from typing import Any
 
-import sqlalchemy
 from neutron_lib.db import api as db_api
 from oslo_config import cfg
 from oslo_db import exception as db_exception
@@ -17,13 +16,7 @@ from oslo_db import options
 from oslo_db.sqlalchemy import exc_filters
 from sqlalchemy import exc
 
-IMMEDIATE = "sqlite+immediate:"
-DEFERRED = "sqlite+deferred:"
-
-
-def reader_url(url: str) -> str:
-    """The URL that readers of the database at `url` use."""
-    return DEFERRED + url.removeprefix(IMMEDIATE) if url.startswith(IMMEDIATE) else url
+from flowloom.neutron.sqlite_dialect import IMMEDIATE, reader_url
 
 
 def prepare_sessions() -> None:
@@ -37,13 +30,8 @@ def prepare_sessions() -> None:
     exc_filters.filters("sqlite", exc.OperationalError, r".*")(_locked_is_a_deadlock)
 
 
-def _locked_is_a_deadlock(error: Any, _match: Any, _engine: Any, _disconnected: Any) -> NoReturn | None:
+def _locked_is_a_deadlock(error: Any, _match: Any, _engine: Any, _disconnected: Any) -> None:
     """SQLITE_BUSY is to Neutron what a deadlock is: it tries the whole operation again."""
     if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
         raise db_exception.DBDeadlock(error)
     return None
-
-
-def connect(url: str) -> sqlalchemy.Engine:
-    """A plain engine for reading the database at `url` outside Neutron's sessions."""
-    return sqlalchemy.create_engine(reader_url(url), poolclass=sqlalchemy.NullPool)

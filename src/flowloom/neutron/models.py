@@ -6,12 +6,8 @@ tombstone's version, and an object re-created under the same id goes on counting
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from neutron_lib.db import model_base
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import GenericFunction
 
 ERROR_CHARACTERS_MAX = 500
 _Integer64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -25,6 +21,7 @@ class Sync(model_base.BASEV2):  # type: ignore[misc]
     project_id, scope: where the record lies in the store, known from the object's first change on.
     version: + 1 in each transaction that changes the record; never goes back.
     synced_version: the version that the store has acknowledged.
+    confirmed_version: the version with which the port's host last made it ACTIVE; 0: it did not, or took it back.
     deleted: the object is gone, and the record is to become a tombstone.
     dirty_since: database time (seconds since 1970) of the oldest change that the store lacks; 0: it
         lacks none.  Indexed, so that looking for work costs what there is to do, not what there is.
@@ -46,6 +43,7 @@ class Sync(model_base.BASEV2):  # type: ignore[misc]
     scope = sa.Column(sa.String(64), nullable=False, server_default="")
     version = sa.Column(sa.BigInteger, nullable=False)
     synced_version = sa.Column(sa.BigInteger, nullable=False, server_default="0")
+    confirmed_version = sa.Column(sa.BigInteger, nullable=False, server_default="0")
     deleted = sa.Column(sa.Boolean, nullable=False, server_default=sa.sql.false())
     dirty_since = sa.Column(sa.Float(53), nullable=False, server_default="0")
     digest = sa.Column(sa.String(64), nullable=True)
@@ -54,26 +52,3 @@ class Sync(model_base.BASEV2):  # type: ignore[misc]
 
 
 SYNC: sa.Table = Sync.__table__
-
-
-class database_now(GenericFunction[float]):  # noqa: N801
-    """The database's own clock, in seconds since 1970-01-01 UTC, finer than a second."""
-
-    type = sa.Float(53)
-    inherit_cache = True
-
-
-@compiles(database_now, "sqlite")
-def _sqlite_now(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(database_now, "mysql")
-@compiles(database_now, "mariadb")
-def _mysql_now(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "UNIX_TIMESTAMP(NOW(6))"
-
-
-@compiles(database_now, "postgresql")
-def _postgresql_now(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "EXTRACT(EPOCH FROM clock_timestamp())"

@@ -23,6 +23,9 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for the lock before it is told `database is locked`."""
 
+IMMEDIATE = "sqlite+immediate:"
+DEFERRED = "sqlite+deferred:"
+
 _PRAGMAS = (
     f"busy_timeout={BUSY_TIMEOUT_MS}",
     "foreign_keys=ON",
@@ -31,6 +34,11 @@ _PRAGMAS = (
 
 _keepers: dict[tuple[int, str], sqlite3.Connection] = {}
 _writing = threading.local()
+
+
+def reader_url(url: str) -> str:
+    """The URL that readers of the database at `url` use."""
+    return DEFERRED + url.removeprefix(IMMEDIATE) if url.startswith(IMMEDIATE) else url
 
 
 def _keep_open(path: str) -> None:
@@ -85,7 +93,7 @@ class Deferred(SQLiteDialect_pysqlite):
         if statement == "BEGIN":  # oslo.db begins transactions by this statement instead of by `do_begin`.
             self._begin(cursor.connection)
         else:
-            super().do_execute(cursor, statement, parameters, context)
+            super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def _begin(self, connection: Any) -> None:
         connection.execute(self.begin_statement)
@@ -112,13 +120,13 @@ class Immediate(Deferred):
             _writing.connection = None
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        super().do_commit(dbapi_connection)
+        super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
         self._ended(dbapi_connection)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        super().do_rollback(dbapi_connection)
+        super().do_rollback(dbapi_connection)  # type: ignore[no-untyped-call]
         self._ended(dbapi_connection)
 
     def do_close(self, dbapi_connection: Any) -> None:
-        super().do_close(dbapi_connection)
+        super().do_close(dbapi_connection)  # type: ignore[no-untyped-call]
         self._ended(dbapi_connection)

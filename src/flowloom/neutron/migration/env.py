@@ -10,7 +10,7 @@ VERSION_TABLE = "alembic_version_flowloom"
 OURS = {models.SYNC.name}
 
 
-def _only_our_tables(_object, name, kind, _reflected, _compared):
+def _only_our_tables(_object: object, name: str | None, kind: str, _reflected: bool, _compared: object) -> bool:
     return kind != "table" or name in OURS
 
 

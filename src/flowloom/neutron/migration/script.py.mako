@@ -10,5 +10,5 @@ branch_labels = ${repr(branch_labels)}
 % endif
 
 
-def upgrade():
+def upgrade() -> None:
     ${upgrades if upgrades else "pass"}

@@ -4,5 +4,5 @@ revision = "f10000000000"
 down_revision = None
 
 
-def upgrade():
+def upgrade() -> None:
     pass

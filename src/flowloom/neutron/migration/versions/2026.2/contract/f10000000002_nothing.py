@@ -7,5 +7,5 @@ down_revision = "f10000000000"
 branch_labels = (cli.CONTRACT_BRANCH,)
 
 
-def upgrade():
+def upgrade() -> None:
     pass

@@ -11,7 +11,7 @@ branch_labels = (cli.EXPAND_BRANCH,)
 _integer64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def upgrade():
+def upgrade() -> None:
     op.create_table(
         "flowloom_sync",
         sa.Column("key", _integer64, primary_key=True, autoincrement=True),
@@ -21,6 +21,7 @@ def upgrade():
         sa.Column("scope", sa.String(64), nullable=False, server_default=""),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("synced_version", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("confirmed_version", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.sql.false()),
         sa.Column("dirty_since", sa.Float(53), nullable=False, server_default="0"),
         sa.Column("digest", sa.String(64), nullable=True),
