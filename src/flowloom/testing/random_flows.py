@@ -40,9 +40,9 @@ _KINDS: Final[Sequence[tuple[dict[str, int], str]]] = (
     ({**_IP6, "ip_proto": 58, "icmp6_type": 136, "icmp6_code": 0}, "ip6_src nd_target nd_tll"),
     ({"eth_type": 0x0806}, "arp_op arp_spa arp_tpa arp_sha arp_tha"),
 )
-_ANYWHERE: Final = (
+_ANYWHERE: Final[list[str]] = (
     "conj_id in_port eth_src eth_dst vlan_vid vlan_pcp tun_id tun_src tun_dst pkt_mark ct_state ct_zone ct_mark"
-    " ct_label metadata xxreg0 xxreg3 xreg1 xreg7 " + " ".join(field.name for field in REGS)
+    " ct_label metadata xxreg0 xxreg3 xreg1 xreg7 reg0 reg1 reg2 reg7 reg14 reg15"
 ).split()
 _WRITABLE: Final = (
     "eth_src eth_dst tun_id tun_src tun_dst pkt_mark metadata xreg0 xreg5 xxreg0 xxreg2 "
@@ -63,8 +63,9 @@ def random_flow(random: Random, number: int) -> tuple[bytes, bytes]:
     """Flow number `number` (below 2**16; part of its key, so that numbers give distinct keys)."""
     needs, choices = random.choice(_KINDS)
     terms = {FIELDS[name]: Term(FIELDS[name], value, FIELDS[name].full) for name, value in needs.items()}
-    names = [*choices.split(), *_ANYWHERE]
-    for name in random.sample(names, random.randint(0, 6)):
+    own = choices.split()
+    names = random.sample(own, random.randint(0, len(own))) + random.sample(_ANYWHERE, random.randint(0, 5))
+    for name in names:
         terms.setdefault(FIELDS[name], _term(random, FIELDS[name]))
     if VLAN_PCP in terms:
         terms[VLAN_VID] = Term(VLAN_VID, 0x1000 | random.getrandbits(12), VLAN_VID.full)
@@ -108,10 +109,20 @@ def _term(random: Random, field: Field) -> Term:
     }
     if field.name in special:
         return special[field.name]()
-    value = random.getrandbits(field.bits)
+    value = _value(random, field)
     if field.maskable and random.random() < 0.5:
-        return _masked(field, value, random.getrandbits(field.bits) or 1)
+        return _masked(field, value, _mask(random, field))
     return Term(field, value, field.full)
+
+
+def _value(random: Random, field: Field) -> int:
+    return random.choice((0, 1, field.full, *(random.getrandbits(field.bits) for _ in range(12))))
+
+
+def _mask(random: Random, field: Field) -> int:
+    """Any bits, a prefix, or one bit."""
+    prefix = field.full ^ (field.full >> random.randint(1, field.bits))
+    return random.choice((random.getrandbits(field.bits) or 1, prefix, 1 << random.randrange(field.bits)))
 
 
 def _masked(field: Field, value: int, mask: int) -> Term:
@@ -192,8 +203,8 @@ def _action(random: Random, terms: dict[Field, Term]) -> bytes:
 def _set_field(random: Random, field: Field) -> bytes:
     if field.name == "arp_op":  # Open vSwitch holds 8 bits of it.
         return actions.set_field(field, random.getrandbits(8))
-    mask = random.getrandbits(field.bits) or 1 if field.maskable and random.random() < 0.4 else None
-    return actions.set_field(field, random.getrandbits(field.bits), mask)
+    mask = _mask(random, field) if field.maskable and random.random() < 0.4 else None
+    return actions.set_field(field, _value(random, field), mask)
 
 
 def _copy_field(random: Random, src: Field, dst: Field) -> bytes:
