@@ -1,0 +1,52 @@
+"""Labs for the tests: each in a directory of its own, gone afterwards whatever happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab_wiring import wire
+
+from flowloom.lab import host
+from flowloom.lab.cloud import Lab
+
+PROGRAMS = ("ip", "ethtool", "ovs-vswitchd", "ovsdb-server", "udhcpc", "dhclient")
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A lab that is not up; taken down after the test."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the lab is made of network namespaces")
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install openvswitch-switch ethtool udhcpc isc-dhcp-client")
+    directory = Path(tempfile.mkdtemp(prefix="fl-", dir="/run"))
+    found = Lab(directory)
+    try:
+        yield found
+    finally:
+        found.down()
+
+
+@pytest.fixture
+def bare(lab: Lab) -> Lab:
+    """Two hosts with switches, without agents and Neutron."""
+    lab.up(hosts=2, bare=True)
+    return lab
+
+
+@pytest.fixture
+def pair(bare: Lab) -> Lab:
+    """VMs `vm1` on h1 and `vm2` on h2, on one wire through a tunnel, with static flows and no addresses."""
+    for number in (1, 2):
+        at = bare.host(f"h{number}")
+        bare.vm_add(f"vm{number}", at.name, f"port-{number}", mac=f"02:00:00:00:0{number}:01", mtu=1400)
+        tunnel = ("type=geneve", "options:remote_ip=flow", "options:key=flow", "ofport_request=10")
+        host.vsctl(at, "add-port", "br-int", "tun", "--", "set", "interface", "tun", *tunnel)
+        wire(bare, number)
+    return bare
