@@ -82,7 +82,7 @@ def test_silence_ends_at_the_deadline(tmp_path: Path) -> None:
         connection.sendall(b'{"chassis":')
         connection.makefile("rb").read()
 
-    with served(tmp_path / "s", behave), pytest.raises(Unavailable, match="did not answer within 0.2 s"):
+    with served(tmp_path / "s", behave), pytest.raises(Unavailable, match=r"did not answer within 0.2 s"):
         status(tmp_path / "s", 0.2)
 
 

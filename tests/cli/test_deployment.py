@@ -63,16 +63,16 @@ def test_fault_is_named_by_its_setting(tmp_path: Path, text: str, sentence: str)
 
 
 def test_missing_file_is_named_by_who_named_it(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="^--config: .*gone cannot be read: No such file"):
+    with pytest.raises(Misconfigured, match=r"^--config: .*gone cannot be read: No such file"):
         find(str(tmp_path / "gone"), {})
-    with pytest.raises(Misconfigured, match="^FLOWLOOM_CONFIG: .*gone cannot be read"):
+    with pytest.raises(Misconfigured, match=r"^FLOWLOOM_CONFIG: .*gone cannot be read"):
         find(None, {"FLOWLOOM_CONFIG": str(tmp_path / "gone")})
 
 
 def test_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "SYSTEM_FILE", tmp_path / "system")
     monkeypatch.setattr(deployment, "LAB_FILE", tmp_path / "lab")
-    with pytest.raises(Misconfigured, match="^--config: no deployment to ask"):
+    with pytest.raises(Misconfigured, match=r"^--config: no deployment to ask"):
         find(None, {})
     lab, system, env, named = (written(tmp_path / name) for name in ("lab", "system", "env", "named"))
     system.unlink()
@@ -86,5 +86,5 @@ def test_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_host_without_an_agent_is_refused_by_name(tmp_path: Path) -> None:
     found = load(written(tmp_path / "f"), "--config")
     assert found.agents_of("h1") == found.agents_of(None) == {"h1": "/d/h1/agent.sock"}
-    with pytest.raises(Misconfigured, match="^--host: .* lists no agent of h7; it lists h1"):
+    with pytest.raises(Misconfigured, match=r"^--host: .* lists no agent of h7; it lists h1"):
         found.agents_of("h7")

@@ -153,7 +153,7 @@ CASES = {
     "flow refused": (
         replace(ALL, agent=replace(AGENT, refused=("table=LOOKUP …: OFPBAC_BAD_TYPE",), confirmed=0), report=None),
         "switch",
-        "the switch of h1 refused flow table=LOOKUP …: OFPBAC_BAD_TYPE",
+        "the switch of h1 refused a flow: table=LOOKUP …: OFPBAC_BAD_TYPE",
     ),
     "switch away": (
         replace(ALL, agent=replace(AGENT, connected=False, confirmed=0), report=None),

@@ -30,6 +30,7 @@ def test_quiet_agent_and_switch_are_up() -> None:
     ("change", "state", "note"),
     [
         ({"in_sync": False}, "behind", "not in sync with the store"),
+        ({"in_sync": False, "waiting_for": "the records: timed out"}, "behind", "waiting for the records: timed out"),
         ({"backlog": 3, "gap": 4}, "behind", "3 rules to run, 4 flows to send"),
         ({"store": Link(False, 9, "timed out")}, "behind", "store does not answer: timed out"),
         ({"bus": Link(False, 9, "gone")}, "behind", "bus does not answer: gone"),

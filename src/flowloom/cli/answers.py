@@ -41,10 +41,14 @@ class BadRecord(msgspec.Struct, frozen=True):
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """backlog: rules marked and not yet run.  gap: facts that differ between desired and installed."""
+    """backlog: rules marked and not yet run.  gap: facts that differ between desired and installed.
+
+    waiting_for: why the switch is not yet kept equal to the records; "" when it is.
+    """
 
     chassis: str = ""
     in_sync: bool = False
+    waiting_for: str = ""
     backlog: int = 0
     gap: int = 0
     refused: tuple[Refused, ...] = ()

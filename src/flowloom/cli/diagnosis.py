@@ -288,7 +288,7 @@ class _Way:
             return Step("switch", "not done", agent.confirmed, note)
         if agent.refused:
             return Step(
-                "switch", "not done", agent.confirmed, f"the switch {self._where} refused flow {agent.refused[0]}"
+                "switch", "not done", agent.confirmed, f"the switch {self._where} refused a flow: {agent.refused[0]}"
             )
         if agent.confirmed >= self.wanted:
             return Step("switch", "done", agent.confirmed, "confirmed its flows")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
 
-from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
+from flowloom.kernel.errors import FlowloomError, Misconfigured
 
 OK = 0
 NOT_SO = 1
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except Misconfigured as error:
         return _say(error, MISUSED)
-    except (Unavailable, Rejected) as error:
+    except FlowloomError as error:
         return _say(error, NO_ANSWER)
     except BrokenPipeError:
         # The reader has what it wanted (`flowloom flows | head`).  Python would complain once more at exit.
@@ -64,6 +64,7 @@ def command_line(with_lab: bool = True) -> argparse.ArgumentParser:
     _people(commands)
     _processes(commands)
     _lab(commands, with_lab)
+    _demo(commands)
     return parser
 
 
@@ -117,6 +118,14 @@ def _lab(commands: Parsers, load: bool) -> None:
         commands.add_parser("lab", help="a cloud on this machine, out of real parts")
 
 
+def _demo(commands: Parsers) -> None:
+    demo = commands.add_parser("demo", help="build a cloud, show its job and its faults, take it down again")
+    demo.add_argument("--dir", default="/run/flowloom-demo", help="of the lab it builds (default /run/flowloom-demo)")
+    demo.add_argument("--keep", action="store_true", help="leave the lab up, and say how to play with it")
+    demo.add_argument("--json", action="store_true", help="for machines")
+    demo.set_defaults(run=_run_demo)
+
+
 def _asks(commands: Parsers, name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     # The same option before the command stays in force where it is not repeated behind it.
@@ -148,6 +157,13 @@ def _compile(arguments: argparse.Namespace) -> int:
     from flowloom.cli import flows
 
     return flows.run_check(arguments)
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    with _needs("demo", "lab"):
+        from flowloom.cli import demo
+
+        return demo.run(arguments)
 
 
 def _version(arguments: argparse.Namespace) -> int:

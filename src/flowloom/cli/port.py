@@ -102,8 +102,8 @@ def _agent(deployment: Deployment, port_id: str, host: str) -> AtAgent | Unknown
         ofport=found.ofport,
         interface_error=found.interface_error,
         connected=found.connected,
-        refused=found.refused,
-        failed=found.failed,
+        refused=tuple(text.removeprefix("flow refused: ") for text in found.refused),
+        failed=tuple(text.removeprefix("flows not computed: ") for text in found.failed),
     )
 
 

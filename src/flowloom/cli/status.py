@@ -181,6 +181,8 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
     faults = _faults(status)
     undone = status.backlog + status.gap
     notes = [] if status.in_sync else ["not in sync with the store"]
+    if status.waiting_for:
+        notes = [f"waiting for {status.waiting_for}"]
     if not status.store.connected:
         notes.append(f"store does not answer: {status.store.why}".rstrip(": "))
     if status.bus is not None and not status.bus.connected:
@@ -191,7 +193,13 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
     if not notes and status.store.contact_seconds is not None:
         notes.append(f"in sync; store heard {age(status.store.contact_seconds)} ago")
     state: State = "up"
-    if undone or not status.in_sync or not status.store.connected or (status.bus and not status.bus.connected):
+    if (
+        undone
+        or status.waiting_for
+        or not status.in_sync
+        or not status.store.connected
+        or (status.bus and not status.bus.connected)
+    ):
         state = "behind"
     if any(faults.values()):
         state = "faulty"
