@@ -332,7 +332,8 @@ def _action(one: Action) -> str:
         case PopVlan():
             return "pop_vlan"
         case SetField(field, value, mask):
-            return f"set_field:{_SET_FORMATS[field.name](value, mask)}->{_SHOWN_WHEN_SET.get(field.name, field.name)}"
+            form = _SET_FORMATS.get(field.name, partial(_hex, bits=field.bits))
+            return f"set_field:{form(value, mask)}->{_SHOWN_WHEN_SET.get(field.name, field.name)}"
         case CopyField(src, dst, bits, src_ofs, dst_ofs):
             return f"move:{_bits(src, src_ofs, bits)}->{_bits(dst, dst_ofs, bits)}"
         case Resubmit(table, in_port):

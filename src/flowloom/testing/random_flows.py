@@ -40,14 +40,15 @@ _KINDS: Final[Sequence[tuple[dict[str, int], str]]] = (
     ({**_IP6, "ip_proto": 58, "icmp6_type": 136, "icmp6_code": 0}, "ip6_src nd_target nd_tll"),
     ({"eth_type": 0x0806}, "arp_op arp_spa arp_tpa arp_sha arp_tha"),
 )
-_ANYWHERE: Final[list[str]] = (
-    "conj_id in_port eth_src eth_dst vlan_vid vlan_pcp tun_id tun_src tun_dst pkt_mark ct_state ct_zone ct_mark"
-    " ct_label metadata xxreg0 xxreg3 xreg1 xreg7 reg0 reg1 reg2 reg7 reg14 reg15"
-).split()
+_ANYWHERE: Final = (
+    *("conj_id", "in_port", "eth_src", "eth_dst", "vlan_vid", "vlan_pcp", "tun_id", "tun_src", "tun_dst", "pkt_mark"),
+    *("ct_state", "ct_zone", "ct_mark", "ct_label", "metadata", "xxreg0", "xxreg3", "xreg1", "xreg7"),
+    *("reg0", "reg1", "reg2", "reg7", "reg14", "reg15"),
+)
 _WRITABLE: Final = (
-    "eth_src eth_dst tun_id tun_src tun_dst pkt_mark metadata xreg0 xreg5 xxreg0 xxreg2 "
-    + " ".join(field.name for field in REGS)
-).split()
+    *("eth_src", "eth_dst", "tun_id", "tun_src", "tun_dst", "pkt_mark", "metadata"),
+    *("xreg0", "xreg5", "xxreg0", "xxreg2", *(field.name for field in REGS)),
+)
 _WRITABLE_WHEN_MATCHED: Final = frozenset(
     field.name for field in FIELDS.values() if field.needs and field.name not in ("ip_frag", "ip_proto")
 )
