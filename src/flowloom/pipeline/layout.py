@@ -24,6 +24,7 @@ class Priority(IntEnum):
     UNICAST = 100
     PORT = 100
     ALLOW = 100
+    ANSWER = 100
     OWN_ANNOUNCEMENT = 110
     PUNT = 110
     DENY = 120
