@@ -114,6 +114,7 @@ dhcp_agent_notification = False
 notify_nova_on_port_status_changes = False
 notify_nova_on_port_data_changes = False
 dns_domain = {dns_domain}
+default_log_levels = sqlalchemy=WARN,stevedore=CRITICAL,neutron.api.extensions=ERROR,neutron.plugins.ml2.managers=WARN
 
 [database]
 connection = {database}

@@ -9,7 +9,7 @@ import threading
 
 from flowloom.kernel.errors import Unavailable
 from flowloom.neutron.config import Settings
-from flowloom.northbound.bus import Publisher
+from flowloom.northbound.bus import Bus, Publisher
 from flowloom.northbound.plugins import open_bus, open_store
 from flowloom.northbound.store import Store
 
@@ -23,6 +23,7 @@ class NorthboundLink:
         self._settings = settings
         self._name = f"{role}@{socket.gethostname()}:{os.getpid()}"
         self._store: Store | None = None
+        self._bus: Bus | None = None
         self._publisher: Publisher | None = None
         self._lock = threading.Lock()
 
@@ -38,7 +39,15 @@ class NorthboundLink:
         with self._lock:
             if self._publisher is None and self._settings.bus:
                 try:
-                    self._publisher = open_bus(self._settings.bus, "[flowloom] bus").publisher(self._name)
+                    self._bus = self._bus or open_bus(self._settings.bus, "[flowloom] bus")
+                    self._publisher = self._bus.publisher(self._name)
                 except Unavailable as error:
                     LOG.warning("No bus for now (agents find changes in the store): %s", error)
             return self._publisher
+
+    def close(self) -> None:
+        """Send what is queued and let go; repeating it does nothing."""
+        with self._lock:
+            for each in (self._bus, self._store):
+                if each is not None:
+                    each.close()
