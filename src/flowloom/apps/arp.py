@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from flowloom.apps.addresses import ETH_ARP, ip4_number, is_ip4, mac_number
+from flowloom.apps.addresses import ETH_ARP, is_ip4
 from flowloom.apps.responders import arp_reply
 from flowloom.compiler.unit import HERE, NETWORK_HERE, App, Rule, Yielded
 from flowloom.compiler.view import View
 from flowloom.model.records import Network, Port
+from flowloom.packet.ethernet import mac_int
+from flowloom.packet.ipv4 import ipv4_int
 from flowloom.pipeline.layout import ARP_OP, ARP_TPA, ETH_TYPE, IN_KEY, LOOKUP, NETWORK, SERVICE, Priority
 
 _REQUEST: Final = (ETH_TYPE.eq(ETH_ARP), ARP_OP.eq(1))
@@ -25,7 +27,7 @@ def _arp_responder(port: Port, view: View) -> Iterator[Yielded]:
         return
     for fixed in port.fixed_ips:
         if is_ip4(fixed.ip_address):
-            yield arp_reply(network_key, ip4_number(fixed.ip_address), mac_number(port.mac_address))
+            yield arp_reply(network_key, ipv4_int(fixed.ip_address), mac_int(port.mac_address))
 
 
 def _own_announcement(port: Port, _: View) -> Iterator[Yielded]:
@@ -35,7 +37,7 @@ def _own_announcement(port: Port, _: View) -> Iterator[Yielded]:
             yield SERVICE.flow(
                 IN_KEY.eq(port.key),
                 *_REQUEST,
-                ARP_TPA.eq(ip4_number(fixed.ip_address)),
+                ARP_TPA.eq(ipv4_int(fixed.ip_address)),
                 then=(LOOKUP.goto,),
                 priority=Priority.OWN_ANNOUNCEMENT,
             )

@@ -15,12 +15,12 @@ from flowloom.apps.addresses import (
     ETH_IP6,
     is_ip4,
     link_local,
-    mac_number,
     within,
 )
 from flowloom.compiler.unit import HERE, App, Rule, Yielded
 from flowloom.compiler.view import View
 from flowloom.model.records import Port
+from flowloom.packet.ethernet import mac_int
 from flowloom.pipeline.framework import Goto, Term
 from flowloom.pipeline.layout import (
     ARP_SHA,
@@ -79,11 +79,11 @@ def _guard(port: Port, _: View) -> Iterator[Yielded]:
         yield GUARD.flow(this, *terms, then=(), priority=Priority.DENY)
     own = [(port.mac_address, fixed.ip_address) for fixed in port.fixed_ips]
     pairs = [(pair.mac_address, pair.ip_address) for pair in port.allowed_address_pairs]
-    for mac in sorted({mac_number(port.mac_address), *(mac_number(pair) for pair, _ in pairs)}):
+    for mac in sorted({mac_int(port.mac_address), *(mac_int(pair) for pair, _ in pairs)}):
         yield from _before_an_address(this, mac)
         yield from _ip6_source(this, mac, IP6_SRC.eq(link_local(mac)), ND_TARGET.eq(link_local(mac)))
     for text, address in own + pairs:
-        mac = mac_number(text)
+        mac = mac_int(text)
         if is_ip4(address):
             yield from _ip4_source(this, mac, address)
         else:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from flowloom.apps.addresses import ip4_number, mac_number
 from flowloom.compiler.unit import HERE, NETWORK_HERE, App, Rule, Yielded
 from flowloom.compiler.view import View
 from flowloom.model.records import Chassis, Interface, Network, Port
 from flowloom.openflow.actions import output
+from flowloom.packet.ethernet import mac_int
+from flowloom.packet.ipv4 import ipv4_int
 from flowloom.pipeline.layout import (
     CLASSIFY,
     DELIVER,
@@ -77,7 +78,7 @@ def _unicast(port: Port, view: View, site: str) -> Iterator[Yielded]:
     network_key = view.pick(Network, port.network_id, "key")
     if network_key is None or not port.host:
         return  # Fail closed: a port of an unknown network, or bound nowhere, receives nothing.
-    to_port = (NETWORK.eq(network_key), ETH_DST.eq(mac_number(port.mac_address)))
+    to_port = (NETWORK.eq(network_key), ETH_DST.eq(mac_int(port.mac_address)))
     if port.host == site:
         yield LOOKUP.flow(*to_port, then=(OUT_KEY.load(port.key), DELIVER.goto), priority=Priority.UNICAST)
         return
@@ -149,7 +150,7 @@ def _tunnel_chassis(chassis: Chassis, tunnels: TunnelPorts) -> Iterator[Yielded]
             yield TUNNEL.flow(
                 REMOTE.eq(chassis.key),
                 VIA.eq(VIA_TYPE[kind]),
-                then=(TUN_DST.load(ip4_number(chassis.tunnel_ip)), output(number)),
+                then=(TUN_DST.load(ipv4_int(chassis.tunnel_ip)), output(number)),
                 priority=Priority.PORT,
             )
 
