@@ -61,9 +61,9 @@ def test_undone_rows_are_behind_with_their_age() -> None:
 
 
 def test_recovery_that_cannot_reach_the_store_is_behind_even_with_nothing_to_do() -> None:
-    assert rows_recovery(RecoveryStatus(0, None, Link(True))) == Row("recovery", "up", 0)
-    assert rows_recovery(RecoveryStatus(2, 5.0, Link(True))) == Row("recovery", "behind", 2, 5.0)
-    assert rows_recovery(RecoveryStatus(0, None, Link(False, None, "cut"))) == Row(
+    assert rows_recovery(RecoveryStatus(store=Link(True))) == Row("recovery", "up", 0)
+    assert rows_recovery(RecoveryStatus(2, 5.0, store=Link(True))) == Row("recovery", "behind", 2, 5.0)
+    assert rows_recovery(RecoveryStatus(store=Link(False, None, "cut"))) == Row(
         "recovery", "behind", 0, None, "the store does not answer it: cut"
     )
 

@@ -60,10 +60,11 @@ class AgentStatus(msgspec.Struct, frozen=True):
 
 
 class RecoveryStatus(msgspec.Struct, frozen=True):
-    """backlog: dirty rows.  oldest_seconds: how long the oldest has been dirty."""
+    """backlog: dirty rows.  oldest_seconds: how long the oldest has been dirty.  last_error: what it met."""
 
     backlog: int = 0
     oldest_seconds: float | None = None
+    last_error: str = ""
     store: Link = Link()
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from flowloom.cli.deployment import Deployment
-from flowloom.cli.diagnosis import InStore, Reported
-from flowloom.kernel.errors import Rejected
+from flowloom.cli.diagnosis import InNeutron, InStore, Reported
+from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
 from flowloom.model.codec import decode
 from flowloom.model.keys import deployment_prefix, key_of, parse_key
 from flowloom.model.records import Chassis, Port, PortStatus
 from flowloom.northbound.plugins import open_store
 from flowloom.northbound.store import Entry, Store
+
+
+class Undone(NamedTuple):
+    """Changes in SQL that the store lacks: how many, age of the oldest, and the error that the oldest met."""
+
+    rows: int
+    oldest_seconds: float | None
+    last_error: str
 
 
 class Counted(NamedTuple):
@@ -30,6 +40,48 @@ class PortInStore(NamedTuple):
     port: InStore | None
     chassis: bool
     report: Reported | None
+
+
+def backlog(database: str) -> Undone:
+    """What the store lacks of what Neutron committed.  Unavailable when the database does not answer."""
+    with _explaining():
+        from flowloom.neutron import explain
+    found = explain.backlog(database)
+    return Undone(found.rows, found.oldest_seconds, found.last_error)
+
+
+def port_in_neutron(deployment: Deployment, port_id: str) -> tuple[InNeutron | None, str]:
+    """The port in SQL, and its key in the store; (None, "") when Neutron never had it.
+
+    Unavailable when the database does not answer.
+    """
+    with _explaining():
+        from flowloom.neutron import explain
+    found = explain.where_is(deployment.neutron.database, port_id)
+    if found is None:
+        return None, ""
+    port = InNeutron(
+        version=found.version,
+        synced_version=found.synced_version,
+        status=found.status,
+        host=found.host,
+        vif_type=found.vif_type,
+        admin_state_up=found.admin_state_up,
+        undone_seconds=found.undone_seconds,
+        last_error=found.last_error,
+        deleted=found.deleted,
+    )
+    return port, key_of(deployment.deployment, found.project_id, found.scope, Port.kind, port_id)
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Reading Neutron's database needs SQLAlchemy and nothing of Neutron."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        why = f"reading it needs the Python module {error.name}; install it with pip install 'flowloom[neutron]'"
+        raise Misconfigured("neutron.database", why) from error
 
 
 def count_objects(deployment: Deployment) -> Counted:
@@ -56,6 +108,17 @@ def port_in_store(deployment: Deployment, port_id: str, key: str, host: str) -> 
         node = (deployment.deployment, "", host)
         chassis, report = store.get([key_of(*node, Chassis.kind, host), key_of(*node, PortStatus.kind, port_id)])
     return PortInStore(port, chassis is not None and chassis.value is not None, _report(report))
+
+
+@contextmanager
+def not_there(group: str, url: str) -> Iterator[None]:
+    """What a driver refuses to open is down, for whoever only looks; a URL without a driver stays Misconfigured."""
+    try:
+        yield
+    except Misconfigured as error:
+        if urlsplit(url).scheme not in {point.name for point in entry_points(group=group)}:
+            raise
+        raise Unavailable(error.why) from error
 
 
 def _search(store: Store, deployment: str, port_id: str) -> str:
@@ -90,7 +153,8 @@ def _report(entry: Entry | None) -> Reported | None:
 
 @contextmanager
 def _opened(deployment: Deployment) -> Iterator[Store]:
-    store = open_store(deployment.store)
+    with not_there("flowloom.stores", deployment.store):
+        store = open_store(deployment.store)
     try:
         yield store
     finally:

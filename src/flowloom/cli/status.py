@@ -128,10 +128,9 @@ def _probe_recovery(path: str, timeout_seconds: float) -> list[Row]:
 
 def rows_recovery(status: RecoveryStatus) -> Row:
     """The recovery process's row: its backlog is what it sees in SQL."""
-    if not status.store.connected:
-        note = f"the store does not answer it: {status.store.why}".rstrip(": ")
-        return Row("recovery", "behind", status.backlog, status.oldest_seconds, note)
-    return Row("recovery", "behind" if status.backlog else "up", status.backlog, status.oldest_seconds)
+    note = "" if status.store.connected else f"the store does not answer it: {status.store.why}".rstrip(": ")
+    state: State = "behind" if note or status.backlog else "up"
+    return Row("recovery", state, status.backlog, status.oldest_seconds, note)
 
 
 def _probe_store(deployment: Deployment) -> list[Row]:
@@ -148,7 +147,8 @@ def _probe_bus(deployment: Deployment, timeout_seconds: float) -> list[Row]:
 
     name = f"status@{socket.gethostname()}:{os.getpid()}"
     heard: queue.Queue[BusEvent] = queue.Queue()
-    bus = open_bus(deployment.bus)
+    with sources.not_there("flowloom.buses", deployment.bus):
+        bus = open_bus(deployment.bus)
     try:
         bus.subscribe(("/",), lambda event: heard.put(event) if _is_mine(event, name) else None)
         bus.publisher(name)
