@@ -124,21 +124,22 @@ def test_a_full_mask_is_written_as_no_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    "malformed",
+    ("malformed", "why"),
     [
-        actions.output(3)[:-1],
-        actions.output(3)[:8],
-        b"\0\x63\0\x08\0\0\0\0",  # unknown action
-        b"\xff\xff\0\x10\0\0\0\1\0\0\0\0\0\0\0\0",  # unknown experimenter
-        b"\0\0\0\0\0\0\0\0",  # length 0
-        actions.set_field(REGS[1], 5)[:-1] + b"\1",
-        actions.ct(actions.ct(actions.ct())),
-        actions.controller2(b"abc")[:18] + b"\0\xff" + actions.controller2(b"abc")[20:],
-        b"\0\x18\0\x08\0\0\0\1",  # dec_ttl with something in its padding
+        (actions.output(3)[:-1], "wrong length"),
+        (actions.output(3)[:8], "wrong length"),
+        (b"\0\0\0\x08\0\0\0\1", "action 0"),
+        (b"\0\x63\0\x08\0\0\0\0", "unknown action 99"),
+        (b"\xff\xff\0\x10\0\0\0\1\0\0\0\0\0\0\0\0", "unknown action 0x1/0"),
+        (b"\0\0\0\0\0\0\0\0", "wrong length"),
+        (actions.set_field(REGS[1], 5)[:-1] + b"\1", "set_field: wrong length or padding"),
+        (actions.ct(actions.ct(actions.ct())), "ct inside ct"),
+        (actions.controller2(b"abc")[:18] + b"\0\xff" + actions.controller2(b"abc")[20:], "property length"),
+        (b"\0\x18\0\x08\0\0\0\1", "dec_ttl: malformed"),
     ],
 )
-def test_malformed_actions_are_refused(malformed: bytes) -> None:
-    with pytest.raises(ValueError):
+def test_malformed_actions_are_refused(malformed: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         decode_actions(malformed)
 
 

@@ -66,24 +66,26 @@ def test_the_bytes_of_a_match_are_those_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize(
-    "malformed",
+    ("malformed", "why"),
     [
-        b"",
-        b"\0\0\0\4\0\0\0\0",  # not an OXM match
-        match([IN_PORT.exact(1)])[:-8],
-        match([IN_PORT.exact(1)]) + bytes(8),
-        match([IN_PORT.exact(1)])[:-1] + b"\1",  # padding
-        match([IN_PORT.exact(1), IN_PORT.exact(1)]),
-        match([b"\x80\x00\xfe\x04\0\0\0\1"]),  # unknown field
-        match([b"\x80\x00\x00\x03\0\0\1"]),  # wrong length
-        match([ETH_TYPE.masked(0x0800, 0xFF00)]),  # no mask on this field
-        match([b"\x80\x00\x19\x08\x01\x02\x03\x04\xff\xff\xff\x00"]),  # value outside the mask
-        match([FIELDS["ip_dscp"].exact(64)]),  # wider than the field
-        match([IP_DST.exact(1)])[:3] + b"\x10" + match([IP_DST.exact(1)])[4:],  # a TLV beyond the length
+        (b"", "not an OXM match"),
+        (b"\0\0\0\4\0\0\0\0", "not an OXM match"),
+        (match([IN_PORT.exact(1)])[:-8], "length or padding"),
+        (match([IN_PORT.exact(1)]) + bytes(8), "length or padding"),
+        (match([IN_PORT.exact(1)])[:-1] + b"\1", "length or padding"),
+        (match([IN_PORT.exact(1), IN_PORT.exact(1)]), "in_port stands twice"),
+        (match([b"\x80\x00\xfe\x04\0\0\0\1"]), "unknown field"),
+        (match([b"\x80\x00\x00\x03\0\0\1"]), "in_port: wrong length"),
+        (match([ETH_TYPE.masked(0x0800, 0xFF00)]), "eth_type: wrong mask"),
+        (match([b"\x80\x00\x19\x08\x01\x02\x03\x04\xff\xff\xff\x00"]), "ip_dst: wrong mask"),
+        (match([FIELDS["ip_dscp"].exact(64)]), "ip_dscp: the value is wider"),
+        (match([IP_DST.exact(1)])[:3] + b"\x0a" + match([IP_DST.exact(1)])[4:], "length or padding"),
+        (match([IP_DST.exact(1)[:6]]), "ip_dst: wrong length"),
+        (match([b"\0\0"]), "truncated field header"),
     ],
 )
-def test_malformed_matches_are_refused(malformed: bytes) -> None:
-    with pytest.raises(ValueError):
+def test_malformed_matches_are_refused(malformed: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         decode_match(malformed)
 
 

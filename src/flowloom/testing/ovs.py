@@ -57,7 +57,17 @@ class RunningOvs:
 
     def add_bridge(self, bridge: str, ports: int = 0) -> str:
         """Make a bridge with dummy ports p1 to p`ports` (ofport 1…); the path of its OpenFlow socket."""
-        changes = ["--may-exist", "add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=dummy", "fail-mode=secure"]
+        changes = [
+            "--may-exist",
+            "add-br",
+            bridge,
+            "--",
+            "set",
+            "bridge",
+            bridge,
+            "datapath_type=dummy",
+            "fail-mode=secure",
+        ]
         for port in range(1, ports + 1):
             name = f"{bridge}-p{port}"
             changes += ["--", "--may-exist", "add-port", bridge, name, "--", "set", "interface", name, "type=dummy"]
@@ -148,6 +158,7 @@ def _start_switch(directory: Path, environment: dict[str, str]) -> subprocess.Po
     )
     try:
         _wait(control.exists, "ovs-vswitchd does not start", process)
+        # ovs-vsctl waits for the switch only when it changed something.
         subprocess.run(
             [
                 "ovs-vsctl",
@@ -156,7 +167,7 @@ def _start_switch(directory: Path, environment: dict[str, str]) -> subprocess.Po
                 "set",
                 "open_vswitch",
                 ".",
-                "other_config:n=1",
+                f"other_config:flowloom-test={process.pid}",
             ],
             env=environment,
             check=True,

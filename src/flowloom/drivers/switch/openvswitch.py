@@ -9,7 +9,17 @@ from threading import Lock, Thread
 from typing import Final, NamedTuple, TypeVar
 
 from flowloom.drivers.switch.connection import Connection
-from flowloom.drivers.switch.plan import BUNDLE, FIRST_XID, Group, Plan, plan, read_groups, settle, touches_groups
+from flowloom.drivers.switch.plan import (
+    BUNDLE,
+    FIRST_XID,
+    Group,
+    Plan,
+    overfull,
+    plan,
+    read_groups,
+    settle,
+    touches_groups,
+)
 from flowloom.kernel.errors import Unavailable
 from flowloom.openflow import facts, messages
 from flowloom.openflow.actions import ApplyActions, decode_actions, decode_instructions
@@ -99,8 +109,10 @@ class OpenVSwitch:
         refused: dict[bytes, str] = {}
         one_key_each, fresh = False, False
         with _Call(self):
-            if self._groups is None and touches_groups(batch):
-                self._groups, fresh = read_groups(self._read_groups()), True
+            if touches_groups(batch):
+                if self._groups is None:
+                    self._groups, fresh = read_groups(self._read_groups()), True
+                refused.update((key, "OFPGMFC_OUT_OF_BUCKETS") for key in overfull(batch, self._groups))
             while True:
                 made = plan(_rest(batch, refused), self._groups or {}, one_key_each=one_key_each)
                 errors = self._attempt(made)

@@ -21,6 +21,8 @@ FIRST_XID: Final = 0x1000_0000
 """Transaction id of the first member; the member's place in the plan is added."""
 
 _BUCKETS_BYTES_MAX: Final = 60_000
+_GROUP_BYTES_MAX: Final = messages.MESSAGE_MAX_BYTES - 32
+"""Open vSwitch describes a group in one message, whose length wraps when it is longer: it could not be read back."""
 
 
 @dataclass
@@ -29,6 +31,25 @@ class Group:
 
     type: int
     buckets: dict[int, bytes] = field(default_factory=dict)
+    size: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        self.size = sum(map(self.size_of, self.buckets.values()))
+
+    def size_of(self, actions: bytes) -> int:
+        """Bytes that a bucket with `actions` takes in this group's description."""
+        return len(messages.bucket(Bucket(0, actions), self.type))
+
+    def put(self, bucket_id: int, actions: bytes) -> None:
+        """Add or replace a bucket."""
+        self.remove(bucket_id)
+        self.buckets[bucket_id] = actions
+        self.size += self.size_of(actions)
+
+    def remove(self, bucket_id: int) -> None:
+        """Remove a bucket if it is there."""
+        if bucket_id in self.buckets:
+            self.size -= self.size_of(self.buckets.pop(bucket_id))
 
 
 Groups = Mapping[int, Group]
@@ -101,6 +122,26 @@ def plan(batch: Batch, groups: Groups, *, one_key_each: bool) -> Plan:
     return made
 
 
+def overfull(batch: Batch, groups: Groups) -> list[bytes]:
+    """Keys of buckets that a group has no room for: those with the highest ids."""
+    keys: list[bytes] = []
+    for group_id, change in _group_changes(batch).items():
+        before = groups.get(group_id)
+        kind = change.type if change.type is not None else before.type if before else facts.GROUP_ALL
+        after = Group(kind)
+        old = before.buckets if before else {}
+        after.size = before.size + 8 * len(old) if before else 0  # At most: every bucket gets a weight.
+        if after.size + sum(map(after.size_of, change.puts.values())) <= _GROUP_BYTES_MAX:
+            continue
+        after = Group(kind, {number: old[number] for number in old.keys() - change.deletes - change.puts.keys()})
+        for bucket_id, actions in sorted(change.puts.items()):
+            if after.size + after.size_of(actions) > _GROUP_BYTES_MAX:
+                keys.append(facts.bucket_key(group_id, bucket_id))
+            else:
+                after.put(bucket_id, actions)
+    return keys
+
+
 def settle(groups: dict[int, Group], committed: Plan) -> None:
     """Take into `groups` what a committed plan did to them."""
     for group_id, change in committed.changes.items():
@@ -112,11 +153,12 @@ def settle(groups: dict[int, Group], committed: Plan) -> None:
             if change.type is None:
                 continue
             group = groups[group_id] = Group(change.type)
-        if change.type is not None:
-            group.type = change.type
+        if change.type is not None and change.type != group.type:
+            group = groups[group_id] = Group(change.type, group.buckets)
         for bucket_id in change.deletes:
-            group.buckets.pop(bucket_id, None)
-        group.buckets.update(change.puts)
+            group.remove(bucket_id)
+        for bucket_id, actions in change.puts.items():
+            group.put(bucket_id, actions)
 
 
 def _group_changes(batch: Batch) -> dict[int, Change]:
