@@ -1,0 +1,33 @@
+"""Neutron's schema on SQLite, made once; a copy of it, or a whole API server, for each who asks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from neutron_cloud import Cloud, Sql, running_cloud
+
+from flowloom.neutron.schema import create_schema
+
+
+@pytest.fixture(scope="session")
+def schema_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with Neutron's and our tables, made once; tests copy it."""
+    path = tmp_path_factory.mktemp("schema") / "neutron.sqlite"
+    create_schema(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sql(schema_template: Path, tmp_path: Path) -> Sql:
+    path = tmp_path / "neutron.sqlite"
+    shutil.copy(schema_template, path)
+    return Sql(f"sqlite+immediate:///{path}")
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory, schema_template: Path) -> Iterator[Cloud]:
+    with running_cloud(tmp_path_factory.mktemp("cloud"), schema_template) as running:
+        yield running
