@@ -85,7 +85,7 @@ class Walk:
             if self.lookups > LOOKUPS_MAX:
                 raise Loop(f"{LOOKUPS_MAX} look-ups, the last in table {table_id}")
             table = self.tables.tables.get(table_id)
-            flow = table.find(self.packet.values) if table is not None else None
+            flow = table.find(_seen(self.packet.values)) if table is not None else None
             if self.steps is not None:
                 self.steps.append(_step(self.depth, table_id, flow))
             if flow is None:
@@ -152,11 +152,24 @@ class Walk:
         self.depth -= 1
 
 
+def _seen(values: list[int]) -> list[int]:
+    """What a look-up sees: of a fragment, the first one too, no ports (Open vSwitch's "normal" fragment handling)."""
+    if values[_FRAG]:
+        values = values.copy()
+        for index in _TRANSPORT:
+            values[index] = 0
+    return values
+
+
 def _step(depth: int, table_id: int, flow: Flow | None) -> Step:
     if flow is None:
         return Step(depth, table_id, None)
     return Step(depth, table_id, flow.key, flow.cookie, a.decode_instructions(flow.value[8:]))
 
 
-_IN_PORT, _METADATA = f.IN_PORT.order, f.METADATA.order
+_IN_PORT, _METADATA, _FRAG = f.IN_PORT.order, f.METADATA.order, f.IP_FRAG.order
+_TRANSPORT: Final = tuple(
+    field.order
+    for field in (f.TCP_SRC, f.TCP_DST, f.UDP_SRC, f.UDP_DST, f.ICMP_TYPE, f.ICMP_CODE, f.ICMP6_TYPE, f.ICMP6_CODE)
+)
 _TUN_ID, _TUN_SRC, _TUN_DST = f.TUN_ID.order, f.TUN_SRC.order, f.TUN_DST.order

@@ -174,7 +174,7 @@ class FakeSwitch:
             return None
         table, priority, match = facts.split_flow_key(key)
         program = compile_instructions(value[8:])
-        error = check_flow(table, match, value[8:], self._tables.groups.keys())
+        error = check_flow(table, match, value[8:], program.groups.difference(self._tables.groups))
         if error is not None:
             return error
         self._remove_flow(key)
@@ -203,7 +203,7 @@ class FakeSwitch:
             if group_id not in groups:
                 return "OFPGMFC_UNKNOWN_GROUP"
             program = compile_bucket(value)
-            error = check_actions(a.decode_actions(value), None, groups.keys())
+            error = check_actions(a.decode_actions(value), None)
             if error is not None:
                 return error
             if self.facts.get(key) != value:
@@ -224,7 +224,7 @@ class FakeSwitch:
         _, buckets = self._tables.groups.pop(group_id)
         for bucket_id in buckets:
             del self.facts[facts.bucket_key(group_id, bucket_id)]
-        for flow in list(self._users.pop(group_id, ())):
+        for flow in list(self._users.get(group_id, ())):
             self._remove_flow(flow)
 
 

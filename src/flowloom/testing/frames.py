@@ -111,16 +111,18 @@ class Packet:
 
     def _network(self) -> bytes:
         before = self._rest[2:]
-        body = bytearray(before)
         values = self.values
+        if not self._slots or not values[_AOP if values[_TYPE] == ARP else _PROTO]:
+            return before  # Open vSwitch writes no network header whose protocol or operation is 0.
+        body = bytearray(before)
         for index, offset, size in self._slots:
             body[offset : offset + size] = values[index].to_bytes(size, "big")
         ethertype = values[_TYPE]
-        if ethertype == IPV4 and self._slots:
+        if ethertype == IPV4:
             body[1] = values[_DSCP] << 2 | body[1] & 3
             header = (body[0] & 0xF) * 4
             _correct(body, 10, before[:header], bytes(body[:header]))
-        elif ethertype == IPV6 and self._slots:
+        elif ethertype == IPV6:
             word = values[_DSCP] << 22 | int.from_bytes(body[:4], "big") & 0xF03F_FFFF
             body[:4] = word.to_bytes(4, "big")
         if self._check is not None:
@@ -161,7 +163,7 @@ class Packet:
             *_, op, sha, spa, tha, tpa = _ARP.unpack_from(body)
             if op > 0xFF:  # Open vSwitch keeps 8 bits and takes what does not fit for no operation.
                 op = 0
-            self._slots = _ARP_SLOTS if op else _ARP_SLOTS[1:]
+            self._slots = _ARP_SLOTS
             macs = int.from_bytes(sha, "big"), int.from_bytes(tha, "big")
             values[_AOP], values[_SPA], values[_TPA] = op, spa, tpa
             values[_SHA], values[_THA] = macs
@@ -176,7 +178,7 @@ class Packet:
             return
         first, tos, total, _, fragment, ttl, proto, _, src, dst = _IPV4.unpack_from(body)
         header = (first & 0xF) * 4
-        if first >> 4 != 4 or not 20 <= header <= total <= len(body):
+        if not 20 <= header <= total <= len(body):  # The version is not looked at, here and in IPv6.
             return
         values = self.values
         values[_IP_SRC], values[_IP_DST], values[_PROTO] = src, dst, proto
@@ -190,7 +192,7 @@ class Packet:
         if len(body) < 40:
             return
         first, length, proto, hop_limit, src, dst = _IPV6.unpack_from(body)
-        if first >> 28 != 6 or 40 + length > len(body):
+        if 40 + length > len(body):
             return
         body = body[: 40 + length]
         values = self.values

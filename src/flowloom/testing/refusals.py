@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from flowloom.openflow import actions as a
@@ -17,9 +18,11 @@ TAGS_MAX: Final = 2
 """VLAN tags of a packet that Open vSwitch keeps track of."""
 
 
-def check_flow(table: int, match: bytes, instructions: bytes, groups: Iterable[int]) -> str | None:
+@lru_cache(maxsize=1 << 16)
+def check_flow(table: int, match: bytes, instructions: bytes, missing: frozenset[int]) -> str | None:
     """OpenFlow's name for why Open vSwitch would refuse a flow; None when it would not.
 
+    missing: the groups it names that do not exist.
     ValueError for bytes that are not canonical: a switch would not read back what it was sent.
     """
     terms = decode_match(match)
@@ -32,42 +35,52 @@ def check_flow(table: int, match: bytes, instructions: bytes, groups: Iterable[i
         return "OFPBMC_BAD_PREREQ"
     for instruction in a.decode_instructions(instructions):
         if isinstance(instruction, a.GotoTable):
-            if not table < instruction.table < 0xFF:
+            if instruction.table <= table:
                 return "OFPBIC_BAD_TABLE_ID"
         else:
-            error = check_actions(instruction.actions, terms, groups)
+            error = check_actions(instruction.actions, terms, missing)
             if error is not None:
                 return error
     return None
 
 
-def check_actions(actions: Sequence[a.Action], terms: Sequence[Term] | None, groups: Iterable[int]) -> str | None:
-    """OpenFlow's name for why Open vSwitch would refuse actions; terms: of the flow's match, None in a bucket."""
-    known = set(groups)
+def check_actions(
+    actions: Sequence[a.Action], terms: Sequence[Term] | None, missing: frozenset[int] = frozenset()
+) -> str | None:
+    """OpenFlow's name for why Open vSwitch would refuse actions; terms: of the flow's match, None in a bucket.
+
+    Of a bucket Open vSwitch asks neither that the fields are there nor that the groups are.
+    """
     exact = {term.field.name: term.value for term in terms or () if term.mask == term.field.full}
     tags = int(any(term.field is f.VLAN_VID and term.value & VLAN_PRESENT for term in terms or ()))
     for action in actions:
-        error = _check_action(action, known, tags)
-        if error is None and terms is not None and not _consistent(action, exact, tags):
-            error = "OFPBAC_MATCH_INCONSISTENT"
+        error = _check_form(action)
+        if error is None and terms is not None:
+            error = _check_use(action, exact, tags, missing)
         if error is not None:
             return error
         tags += isinstance(action, a.PushVlan) - isinstance(action, a.PopVlan)
     return None
 
 
-def _check_action(action: a.Action, groups: set[int], tags: int) -> str | None:
+def _check_form(action: a.Action) -> str | None:
     match action:
-        case a.Group() if action.group_id not in groups:
-            return "OFPBAC_BAD_OUT_GROUP"
-        case a.Output() if not (0 < action.port < a.PORT_MAX or 0xFFFF_FFF8 <= action.port <= a.PORT_LOCAL):
+        case a.Output() if not (action.port < a.PORT_MAX or 0xFFFF_FFF8 <= action.port <= a.PORT_LOCAL):
             return "OFPBAC_BAD_OUT_PORT"
         case a.PushVlan() if action.ethertype not in TPIDS:
             return "OFPBAC_BAD_ARGUMENT"
+        case _:
+            return None
+
+
+def _check_use(action: a.Action, exact: Mapping[str, int], tags: int, missing: frozenset[int]) -> str | None:
+    match action:
+        case a.Group() if action.group_id in missing:
+            return "OFPBAC_BAD_OUT_GROUP"
         case a.PushVlan() if tags >= TAGS_MAX:
             return "OFPBAC_BAD_TAG"
         case _:
-            return None
+            return None if _consistent(action, exact, tags) else "OFPBAC_MATCH_INCONSISTENT"
 
 
 def _consistent(action: a.Action, exact: Mapping[str, int], tags: int) -> bool:
