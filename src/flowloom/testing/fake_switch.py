@@ -14,11 +14,13 @@ from flowloom.openflow import actions as a
 from flowloom.openflow import facts
 from flowloom.openflow import fields as f
 from flowloom.southbound.switch import Batch, PacketIn, Refusal
-from flowloom.testing.datapath import Emission, Step, TunnelMeta, Walk
-from flowloom.testing.flow_tables import Flow, Tables
+from flowloom.testing.datapath import Emission, Loop, Step, TunnelMeta, Walk
+from flowloom.testing.flow_tables import Ambiguous, Flow, Tables
 from flowloom.testing.frames import Packet
 from flowloom.testing.programs import compile_bucket, compile_instructions, compile_list
 from flowloom.testing.refusals import check_actions, check_flow
+
+__all__ = ["Ambiguous", "Emission", "FakeConnection", "FakeSwitch", "Loop", "Step", "TunnelMeta"]
 
 
 class FakeSwitch:
