@@ -13,7 +13,7 @@ import pytest
 from lab_wiring import address, wire
 
 from flowloom.kernel.errors import Misconfigured
-from flowloom.lab import network, processes
+from flowloom.lab import host, network, processes, tools
 from flowloom.lab.cloud import Lab
 from flowloom.lab.errors import LabFailed, NoSuch
 from flowloom.lab.processes import until
@@ -43,6 +43,12 @@ def test_vms_on_two_hosts_ping_each_other_through_the_tunnel(pair: Lab) -> None:
         answer = pair.exec("vm1", [sys.executable, "-c", client], timeout=20)
         server.kill()
     assert answer.stdout == "hello\n", answer.stderr
+
+
+def test_hosts_kernel_answers_for_no_cable_of_its_switch(pair: Lab) -> None:
+    for cable in ("eth0", pair.vm("vm1").interface):
+        assert "NOARP" in pair.exec("h1", ["ip", "link", "show", cable]).stdout
+        assert "inet6" not in pair.exec("h1", ["ip", "address", "show", cable]).stdout
 
 
 def test_background_ping_counts_exactly_what_a_cut_link_swallowed(pair: Lab) -> None:
@@ -98,6 +104,8 @@ def test_part_is_paused_killed_and_started_again(pair: Lab, what: str) -> None:
     pair.start(what)
     after = pair.status().part(what)
     assert after.state == "up" and after.pid != before.pid
+    neighbours = host.appctl(pair.host("h1"), "tnl/neigh/show")
+    assert f"{pair.host('h2').tunnel_ip} " in neighbours, "known before the first packet"
     address(pair, 1)
     target = address(pair, 2)
     if what.startswith("switch"):
@@ -127,6 +135,7 @@ def test_vm_is_added_once_and_removed_with_all_that_runs_in_it(pair: Lab) -> Non
     with pytest.raises(Misconfigured, match="NAME: 'h1'"):
         pair.vm_add("h1", "h1", "port-9", mac="02:00:00:00:09:01")
     with subprocess.Popen(pair.command("vm1", ["sleep", "600"])) as inside:
+        assert until(lambda: [p.pid for p in processes.inside([pair.vm("vm1").netns])] == [inside.pid], 5)
         pair.vm_rm("vm1")
         assert inside.wait(10) == -signal.SIGTERM
     assert [vm.name for vm in pair.status().vms] == ["vm2"]
@@ -154,7 +163,11 @@ def test_up_again_changes_nothing_and_another_size_is_refused(bare: Lab) -> None
 
 def test_down_leaves_nothing_and_may_be_repeated(pair: Lab) -> None:
     pair.pause("switch@h1")
+    outside = processes.spawn(
+        ["sleep", "600"], pair.layout.dir / "x.pid", pair.layout.dir / "x.log", tools.environment(pair.layout)
+    )
     assert pair.down() is True
+    assert not outside.alive, "it was in none of the lab's namespaces"
     assert left_of(pair) == []
     assert pair.down() is False
 

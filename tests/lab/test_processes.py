@@ -38,7 +38,7 @@ def test_process_is_found_again_by_its_pid_file_and_ended(tmp_path: Path) -> Non
     started = start(tmp_path, "sleep", "600")
     found = recorded(tmp_path / "x.pid")
     assert found == started
-    assert Path(f"/proc/{started.pid}/cmdline").read_bytes() == b"sleep\x00600\x00"
+    assert until(lambda: Path(f"/proc/{started.pid}/cmdline").read_bytes() == b"sleep\x00600\x00", 5)
     assert os.getsid(started.pid) == started.pid
     end([found])
     assert not started.alive

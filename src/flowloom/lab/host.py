@@ -54,12 +54,11 @@ def start_database(host: HostLayout) -> None:
 
 
 def start_switch(host: HostLayout, state: State) -> None:
-    """Start ovs-vswitchd again: with it went the tunnel's neighbours, and br-phy's address when it was killed."""
+    """Start ovs-vswitchd again: with it went the tunnel's neighbours.  br-phy and its address outlive it."""
     parts.launch(parts.switch(host), host.lab)
     parts.await_ready(parts.switch(host))
     # A change that means nothing: ovs-vsctl waits until the new process has taken it in, and with it all the rest.
     vsctl(host, "set", "open_vswitch", ".", f"external_ids:lab-start={time.time_ns()}")
-    network.set_tunnel_address(host)
     set_neighbours(host, state)
 
 
