@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from flowloom.agent.core import AgentCore, CoreSettings
 from flowloom.agent.events import (
@@ -23,42 +24,23 @@ from flowloom.agent.events import (
     WriteRecords,
     Written,
 )
+from flowloom.apps import punts
 from flowloom.apps.guard import guard_app
 from flowloom.apps.switching import TunnelPorts, switching_app
 from flowloom.compiler.unit import App
 from flowloom.kernel.errors import Unavailable
-from flowloom.model.codec import decode
-from flowloom.model.keys import parse_key
+from flowloom.model.codec import decode, encode
+from flowloom.model.keys import deployment_prefix, key_of, parse_key
 from flowloom.model.records import Chassis, FixedIP, Network, Port, PortStatus, Record, Subnet
-from flowloom.northbound.store import Entry
+from flowloom.northbound.bus import Notice
+from flowloom.northbound.follower import Follower, FollowerSettings
+from flowloom.northbound.requests import CompareVersions, GetKeys, ReadPrefix, ask
+from flowloom.northbound.store import Entry, Write
 from flowloom.southbound.interfaces import Plugged, Snapshot
 from flowloom.testing.fake_store import MemoryDatabase
 from flowloom.testing.fake_switch import FakeSwitch
 
 TUNNEL = 65201
-
-
-class Told(NamedTuple):
-    """Changes, and nothing to ask."""
-
-    changes: Sequence[tuple[type[Record], str, Record | None]] = ()
-    requests: Sequence[Any] = ()
-
-
-class ToldFollower:
-    """Follows what the test tells it."""
-
-    def __init__(self) -> None:
-        self.in_sync = False
-
-    def start(self, now: float) -> Told:
-        return Told()
-
-    def receive(self, event: Told, now: float) -> Told:
-        return event
-
-    def tick(self, now: float) -> Told:
-        return Told()
 
 
 def simple_apps(site: str) -> tuple[App, ...]:
@@ -69,23 +51,29 @@ class Host:
     """A host called h1.  Effects are carried out at once, unless `hold` names their type."""
 
     def __init__(
-        self, epoch: int = 1000, switch: FakeSwitch | None = None, database: MemoryDatabase | None = None
+        self,
+        epoch: int = 1000,
+        switch: FakeSwitch | None = None,
+        database: MemoryDatabase | None = None,
+        hold: set[type] | None = None,
     ) -> None:
         self.now = 0.0
         self.switch = switch or FakeSwitch()
         self.database = database or MemoryDatabase(Random(1))
         self.store = self.database.open()
-        self.follower = ToldFollower()
+        self.follower = Follower([deployment_prefix("lab")], Random(3), FollowerSettings())
         self.logs: list[str] = []
         self.packet_outs: list[PacketOut] = []
         self.batches: list[SendBatch] = []
         self.writes = 0
-        self.hold: set[type] = set()
+        self.sequence = 0
+        self.own_sequence = 0
+        self.hold = hold or set()
         self.held: list[Any] = []
         self.connection: Any = None
         settings = CoreSettings("lab", "h1", "192.0.2.1", ("geneve",), epoch)
         self.core = AgentCore(
-            settings, simple_apps("h1"), lambda packet, view: None, self.follower, Random(2), self.now
+            settings, simple_apps("h1"), partial(punts.answer, {}), self.follower, Random(2), self.now
         )
         self.perform(self.core.start(self.now))
 
@@ -115,14 +103,22 @@ class Host:
                 self._switch(session, lambda: BatchDone(session, ticket, self.connection.apply(batch)))
             case PacketOut():
                 self.packet_outs.append(effect)
+            case ReadPrefix() | CompareVersions() | GetKeys():
+                self.event(ask(self.store, effect))
             case ClaimKey():
                 self.event(KeyClaimed(101))
             case WriteRecords(writes):
                 self.writes += len(writes)
                 try:
-                    self.event(Written(self.store.apply(writes)))
+                    outcomes = self.store.apply(writes)
                 except Unavailable as error:
                     self.event(NotWritten(str(error)))
+                    return
+                self.event(Written(outcomes))
+                for write, outcome in zip(writes, outcomes, strict=True):
+                    if outcome.applied:
+                        self.own_sequence += 1
+                        self.event(Notice("h1", 1, self.own_sequence, self.own_sequence - 1, *write))
 
     def _open(self, session: int) -> SwitchOpened:
         self.connection = self.switch.open("", lambda packet: None, lambda why: self.event(SwitchLost(session, why)))
@@ -156,17 +152,23 @@ class Host:
     # What the world says.
 
     def tell(self, *records: Record) -> None:
-        self.event(Told([(type(record), record.id, record) for record in records]))
+        """Written to the store, and said over the bus."""
+        self.say(*(Write(key_for(record), record.version, encode(record)) for record in records))
         self.work()
 
-    def untell(self, kind: type[Record], id: str) -> None:
-        self.event(Told([(kind, id, None)]))
+    def untell(self, record: Record, version: int) -> None:
+        """Deleted."""
+        self.say(Write(key_for(record), version, None))
         self.work()
 
-    def sync(self) -> None:
-        self.follower.in_sync = True
-        self.event(Told())
-        self.work()
+    def say(self, *writes: Write) -> None:
+        """Without the work that follows."""
+        cut_off, self.database.available = not self.database.available, True
+        self.database.open().apply(writes)
+        self.database.available = not cut_off
+        for write in writes:
+            self.sequence += 1
+            self.event(Notice("neutron", 1, self.sequence, self.sequence - 1, *write))
 
     def snapshot(self, *plugged: Plugged) -> None:
         self.event(Snapshot(plugged))
@@ -198,16 +200,23 @@ def _status(entry: Entry) -> PortStatus | None:
     return record
 
 
+def key_for(record: Record) -> str:
+    scope = getattr(record, "network_id", getattr(record, "chassis", record.id))
+    return key_of("lab", record.project_id, scope, record.kind, record.id)
+
+
 def network(version: int = 1, **more: Any) -> Network:
-    return Network(**({"id": "n1", "version": version, "key": 1, "segmentation_id": 7} | more))
+    fields: dict[str, Any] = {"id": "n1", "version": version, "key": 1, "segmentation_id": 7}
+    return Network(**(fields | more))
 
 
 def subnet(version: int = 1, **more: Any) -> Subnet:
-    return Subnet(**({"id": "s1", "version": version, "network_id": "n1", "cidr": "10.0.0.0/24"} | more))
+    fields: dict[str, Any] = {"id": "s1", "version": version, "network_id": "n1", "cidr": "10.0.0.0/24"}
+    return Subnet(**(fields | more))
 
 
 def port(n: int = 1, version: int = 1, host: str = "h1", **more: Any) -> Port:
-    fields = {
+    fields: dict[str, Any] = {
         "id": f"p{n}", "version": version, "key": n, "network_id": "n1", "mac_address": f"fa:16:3e:00:00:{n:02x}",
         "fixed_ips": (FixedIP("s1", f"10.0.0.{n}"),), "host": host,
     }  # fmt: skip
@@ -218,10 +227,12 @@ def chassis(name: str, key: int) -> Chassis:
     return Chassis(id=name, version=1, key=key, tunnel_ip=f"192.0.2.{key}")
 
 
+WORLD = (network(), subnet(), chassis("h2", 2), port(1), port(2, host="h2"))
+
+
 def running(**more: Any) -> Host:
     """A host in sync with one network, a local port p1 plugged at 5, and a remote port p2 on h2."""
     host = Host(**more)
-    host.tell(network(), subnet(), chassis("h2", 2), port(1), port(2, host="h2"))
-    host.sync()
+    host.tell(*WORLD)
     host.snapshot(Plugged("p1", "vif-p1", 5))
     return host

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from one_host import Host, Told, chassis, network, port, running, subnet
+from one_host import WORLD, Host, key_for, network, port, running, subnet
 
 from flowloom.agent.events import OpenSwitch, ReadSwitch, SendBatch
 from flowloom.agent.ports import ADMIN_DOWN, NO_INTERFACE, NO_NETWORK, NO_SWITCH, WAITING
-from flowloom.model.records import Network, Port, PortStatus, node_version
+from flowloom.model.codec import encode
+from flowloom.model.records import PortStatus, Record, node_version
+from flowloom.northbound.bus import Gone
+from flowloom.northbound.requests import ReadPrefix
+from flowloom.northbound.store import Write
 from flowloom.openflow import facts
 from flowloom.openflow.match import match
 from flowloom.southbound.interfaces import Lost, Plugged, Snapshot
@@ -19,12 +23,9 @@ def test_nothing_is_sent_before_records_and_interfaces_are_known() -> None:
     former = running()
     held = dict(former.switch.facts)
     assert held
-    host = Host(epoch=2000, switch=former.switch)
-    host.tell(network(), subnet(), chassis("h2", 2), port(1), port(2, host="h2"))
+    host = Host(epoch=2000, switch=former.switch, database=former.database)
     host.wait(10)
-    assert host.switch.facts == held and not host.batches
-    host.sync()
-    host.wait(10)
+    assert host.follower.in_sync
     assert host.switch.facts == held and not host.batches, "the interfaces are not known yet"
     host.snapshot(Plugged("p1", "vif-p1", 5))
     assert host.switch.facts == held and host.exact()
@@ -34,18 +35,16 @@ def test_nothing_is_sent_before_records_and_interfaces_are_known() -> None:
 def test_with_the_store_away_at_the_start_the_switch_is_left_as_it_is() -> None:
     former = running()
     held = dict(former.switch.facts)
-    host = Host(epoch=2000, switch=former.switch)
+    host = Host(epoch=2000, switch=former.switch, hold={ReadPrefix})
     host.snapshot(Plugged("p1", "vif-p1", 5))
     host.tell(network(), port(1))
-    host.wait(300)
+    host.wait(50)
     assert host.switch.facts == held and not host.batches
 
 
 def test_nothing_is_sent_before_all_is_compiled_once() -> None:
     host = Host()
     host.tell(network(), subnet(), *(port(n) for n in range(1, 50)))
-    host.follower.in_sync = True
-    host.event(Told())
     host.event(Snapshot([Plugged("p1", "vif-p1", 5)]))
     host.perform(host.core.work(lambda: True, host.now))
     assert host.core.busy and not host.batches
@@ -64,15 +63,14 @@ def test_what_a_former_life_left_behind_goes_and_foreign_facts_stay() -> None:
     former.plug("p3", 6)
     former.switch.hold([FOREIGN])
     host = Host(epoch=2000, switch=former.switch)
-    host.tell(network(), subnet(), chassis("h2", 2), port(1), port(2, host="h2"))
-    host.sync()
+    host.tell(*WORLD)
     host.snapshot(Plugged("p1", "vif-p1", 5))
     assert host.switch.facts == host.core.compiler.oracle() | dict([FOREIGN])
 
 
 def test_deletes_wait_until_nothing_is_undone() -> None:
     host = running()
-    host.event(Told([*((Port, f"p{n}", port(n, host="h2")) for n in range(10, 200)), (Port, "p2", None)]))
+    host.say(*(a_write(port(n, host="h2")) for n in range(10, 200)), Write(key_for(port(2)), 2, None))
     host.perform(host.core.work(lambda: True, host.now))
     assert host.core.busy and host.core.compiler.ledger.gap, "the removed port has been compiled, others not"
     assert not any(sent.batch.deletes for sent in host.batches)
@@ -83,7 +81,7 @@ def test_deletes_wait_until_nothing_is_undone() -> None:
 def test_a_port_is_not_confirmed_by_a_batch_that_was_cut_before_it_was_compiled() -> None:
     host = running()
     host.plug("p3", 6)
-    host.event(Told([(Port, "p3", port(3)), *((Port, f"p{n}", port(n, host="h2")) for n in range(10, 200))]))
+    host.say(a_write(port(3)), *(a_write(port(n, host="h2")) for n in range(10, 200)))
     while host.core.busy:
         host.perform(host.core.work(lambda: True, host.now))
         if host.core.busy:
@@ -145,7 +143,7 @@ def test_reasons_are_in_plain_words() -> None:
     assert reason() == "interface vif-p1: could not open network device vif1 (No such device)"
     host.plug("p1", 5)
     assert reason() == ""
-    host.untell(Network, "n1")
+    host.untell(network(), version=4)
     assert reason() == NO_NETWORK
     host.tell(network(version=5))
     assert reason() == ""
@@ -189,9 +187,9 @@ def test_a_restart_does_not_flap_a_port_and_clears_what_is_no_longer_here() -> N
     found = former.status("p1"), former.status("p3")
     assert all(found)
     former.switch.answers = False
+    former.untell(port(3), version=2)
+    former.database.open().apply([a_write(found[1])])  # As if it had been killed before it took that back.
     host = Host(epoch=2000, switch=former.switch, database=former.database)
-    host.tell(network(), subnet(), chassis("h2", 2), port(1), port(2, host="h2"), *(one for one in found if one))
-    host.sync()
     host.snapshot(Plugged("p1", "vif-p1", 5))
     assert host.status("p1") == found[0], "nothing is known better yet"
     host.switch.answers = True
@@ -217,8 +215,7 @@ def test_a_status_is_written_again_until_the_store_has_it() -> None:
 def test_a_status_goes_above_a_newer_version_of_a_former_life() -> None:
     ahead = running(epoch=5000)
     host = Host(epoch=1000, switch=ahead.switch, database=ahead.database)
-    host.tell(network(), subnet(), chassis("h2", 2), port(1, version=2), port(2, host="h2"))
-    host.sync()
+    host.tell(port(1, version=2))
     host.snapshot(Plugged("p1", "vif-p1", 5))
     host.wait(1)
     said = host.status("p1")
@@ -316,10 +313,46 @@ def test_one_of_two_interfaces_of_a_port_serves_it() -> None:
     assert interface is not None and interface.ofport == 5 and host.exact()
 
 
-def test_losing_sync_deletes_nothing() -> None:
+def test_a_lost_store_changes_nothing() -> None:
     host = running()
     held = dict(host.switch.facts)
-    host.follower.in_sync = False
-    host.event(Told())
+    host.database.available = False
+    host.event(Gone("connection reset"))
     host.wait(100)
-    assert host.switch.facts == held
+    assert host.switch.facts == held and host.core.store_why
+    host.database.available = True
+    host.wait(20)
+    assert not host.core.store_why and host.exact()
+
+
+def test_an_unreadable_record_is_named_and_everything_else_goes_on() -> None:
+    host = running()
+    key = key_for(port(3))
+    host.say(Write(key, 1, b'{"schema":99,"kind":"port"}'), Write(key_for(port(4)), 1, b"\xff"), a_write(port(5)))
+    host.plug("p5", 9)
+    said = host.status("p5")
+    assert said is not None and said.up and host.exact()
+    assert host.core.inlet.bad[key] == "schema 99 is newer than this release's 1; upgrade this node"
+    assert host.core.inlet.bad_count == 2
+    host.tell(port(3, version=2))
+    assert list(host.core.inlet.bad) == [key_for(port(4))]
+
+
+def test_statuses_of_other_chassis_are_passed_over_unread() -> None:
+    host = running()
+    host.say(Write("/lab/-/h2/port_status/p1", 1, b"not a record"))
+    host.work()
+    assert not host.core.inlet.bad
+
+
+def test_a_status_deleted_by_somebody_else_is_written_again() -> None:
+    host = running()
+    version = host.database.entries(STATUS)[0].version
+    host.say(Write(STATUS, version + 5, None))
+    host.work()
+    said = host.status("p1")
+    assert said is not None and said.up and said.version > version + 5
+
+
+def a_write(record: Record) -> Write:
+    return Write(key_for(record), record.version, encode(record))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flowloom.agent.core import AgentCore
 from flowloom.model.codec import to_builtins
-from flowloom.model.records import NORTHBOUND, Interface, Port
+from flowloom.model.records import NORTHBOUND, Interface, Port, Record
 from flowloom.openflow import facts
 from flowloom.pipeline.describe import describe
 
@@ -22,7 +22,7 @@ _RECORDS_A_SLICE: Final = 500
 _DIFFERENCES_MAX: Final = 1000
 
 
-def status(core: AgentCore) -> Json:
+def status(core: AgentCore, now: float) -> Json:
     """Each layer: is it up, how much is undone, what is wrong."""
     compiler, ledger, installing = core.compiler, core.compiler.ledger, core.installing
     return {
@@ -33,24 +33,41 @@ def status(core: AgentCore) -> Json:
         "backlog": core.backlog,
         "gap": ledger.gap,
         "refused": [_refused(core, key, error) for key, error in ledger.refused.items()],
-        "bad_records": [{"ref": ref, "why": why} for ref, why in core.bad_records().items()],
+        "bad_records": [{"ref": ref, "why": why} for ref, why in core.inlet.bad.items()],
         "failures": [f"{one.app} {one.rule} of {one.kind} {one.id}: {one.error}" for one in compiler.failures.values()],
-        "store": core.store_link(),
-        "bus": core.bus_link(),
+        "store": _link(not core.store_why, core.store_heard_at, core.store_why, now),
+        "bus": _bus(core, now),
         "switch": {"connected": installing.connected, "flows": len(ledger.desired) - ledger.gap, "why": installing.why},
         "interfaces": {"connected": not core.interfaces_why, "why": core.interfaces_why},
         "ports": {"local": len(core.ports.ids()), "waiting": core.ports.waiting},
         "own_records_undone": core.own.undone,
         "audits": installing.audits,
         "drift_repaired": installing.drift_repaired,
-        "packets": vars(core.packets),
+        "records": {
+            "bad": core.inlet.bad_count,
+            "comparisons": core.follower.comparisons,
+            "epoch": core.follower.epoch,
+        },
+        "packets": dict(core.packets),
     }
+
+
+def _link(connected: bool, heard_at: float | None, why: str, now: float) -> Json:
+    return {"connected": connected, "contact_seconds": None if heard_at is None else now - heard_at, "why": why}
+
+
+def _bus(core: AgentCore, now: float) -> Json | None:
+    """None: there is none, the store's change feed is followed instead."""
+    if not core.follower.settings.own_publisher:
+        return None
+    why = "our own heartbeats do not come back; everything is compared with the store instead"
+    return _link(not core.follower.suspect_bus, core.bus_heard_at, why if core.follower.suspect_bus else "", now)
 
 
 def _waiting_for(core: AgentCore) -> str:
     """Why the switch is not yet kept equal to the records; "" when it is."""
     if not core.follower.in_sync and not core.loaded:
-        return f"the records: {core.store_link()['why'] or 'not in sync with the store yet'}; flows stay as they are"
+        return f"the records: {core.store_why or 'not in sync with the store yet'}; flows stay as they are"
     if not core.loaded:
         return f"the interfaces: {core.interfaces_why}; flows stay as they are"
     if not core.installing.connected:
@@ -84,7 +101,8 @@ def port(core: AgentCore, port_id: str) -> Json:
 def records(core: AgentCore) -> Slices:
     """Every record of the replica, as JSON has it."""
     out: list[Json] = []
-    for kind in (*NORTHBOUND, Interface):
+    kinds: tuple[type[Record], ...] = (*NORTHBOUND, Interface)
+    for kind in kinds:
         for n, record in enumerate(list(core.compiler.records(kind)), 1):
             out.append(to_builtins(record))
             if not n % _RECORDS_A_SLICE:

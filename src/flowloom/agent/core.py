@@ -9,10 +9,11 @@ are known; the difference to the switch is sent once all of it is compiled; from
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Final, assert_never
 
 from flowloom.agent.events import (
     BatchDone,
@@ -21,7 +22,10 @@ from flowloom.agent.events import (
     KeyNotClaimed,
     Log,
     NotWritten,
+    OpenSwitch,
     PacketOut,
+    ReadSwitch,
+    SendBatch,
     SwitchLost,
     SwitchOpened,
     SwitchRead,
@@ -29,22 +33,33 @@ from flowloom.agent.events import (
     Written,
 )
 from flowloom.agent.faults import Faults
+from flowloom.agent.inlet import Inlet
 from flowloom.agent.installing import Installing
 from flowloom.agent.own import OwnRecords
 from flowloom.agent.ports import LocalPorts
+from flowloom.apps.punts import Answer, Ignored
 from flowloom.compiler.compiler import Compiler
 from flowloom.compiler.unit import App
 from flowloom.compiler.view import View
 from flowloom.kernel.backoff import Backoff
+from flowloom.kernel.errors import Unavailable
 from flowloom.model.keys import NO_PROJECT, key_of
 from flowloom.model.records import Chassis, Interface, Network, Port, PortStatus, Record, node_version
-from flowloom.packet.malformed import Malformed
+from flowloom.northbound.bus import BusEvent, Gone, Heartbeat, Notice
+from flowloom.northbound.follower import Follower, Step
+from flowloom.northbound.requests import Answer as StoreAnswer
+from flowloom.northbound.requests import Request
+from flowloom.northbound.store import Changes
 from flowloom.southbound.interfaces import Lost as InterfacesLost
 from flowloom.southbound.interfaces import Plugged, Snapshot
 from flowloom.southbound.switch import PacketIn
 
 MERGE_MAX: Final = 256
 """Records merged between two looks at the clock: about 2 ms."""
+
+
+NOTES_MAX: Final = 1000
+"""Sentences about records that packet answers could not use; each is logged once."""
 
 
 @dataclass(frozen=True)
@@ -64,52 +79,27 @@ class CoreSettings:
     grace_seconds: float = 3.0
 
 
-@dataclass
-class PacketCounts:
-    """Frames that flows sent up, by what became of them."""
+Answers = Callable[[PacketIn, View], Answer | Ignored]
+"""What the apps say to a frame that a flow sent up: `punts.answer`, given the apps that punt."""
 
-    received: int = 0
-    answered: int = 0
-    unanswered: int = 0
-    malformed: int = 0
-
-
-class Answer(Protocol):
-    """A frame to send, with the encoded actions to run on it as if it came in at `in_port`."""
-
-    @property
-    def frame(self) -> bytes: ...
-    @property
-    def actions(self) -> bytes: ...
-    @property
-    def in_port(self) -> int: ...
-
-
-Answers = Callable[[PacketIn, View], Answer | None]
-"""What the apps answer to a frame (`apps.punts`); None: nothing.  Raises Malformed."""
-
-
-class Step(Protocol):
-    """changes: (kind, id, record or None: gone), in order.  requests: effects for the store and the bus."""
-
-    @property
-    def changes(self) -> Sequence[tuple[type[Record], str, Record | None]]: ...
-    @property
-    def requests(self) -> Sequence[Any]: ...
-
-
-class Follower(Protocol):
-    """See `northbound.follower`."""
-
-    @property
-    def in_sync(self) -> bool: ...
-    def start(self, now: float) -> Step: ...
-    def receive(self, event: Any, now: float) -> Step: ...
-    def tick(self, now: float) -> Step: ...
-
-
-Event = Any
-Effect = Any
+Event = (
+    Plugged
+    | Snapshot
+    | InterfacesLost
+    | SwitchOpened
+    | SwitchLost
+    | SwitchRead
+    | BatchDone
+    | PacketIn
+    | Written
+    | NotWritten
+    | KeyClaimed
+    | KeyNotClaimed
+    | BusEvent
+    | Changes
+    | StoreAnswer
+)
+Effect = Request | OpenSwitch | ReadSwitch | SendBatch | PacketOut | WriteRecords | ClaimKey | Log
 
 
 class AgentCore:
@@ -134,9 +124,12 @@ class AgentCore:
         self.ports = LocalPorts(settings.chassis, settings.grace_seconds)
         self.own = OwnRecords(node_version(settings.epoch, 0), random)
         self.faults = Faults(self.compiler, self.ports)
-        self.packets = PacketCounts()
+        self.inlet = Inlet(settings.deployment, settings.chassis)
+        self.packets: Counter[str] = Counter()
         self.interfaces_why = "not read yet"
-        self.store_why = ""
+        self.store_why = "not asked yet"
+        self.store_heard_at: float | None = None
+        self.bus_heard_at: float | None = None
         self.loaded = False
         self._answer = answer
         self._mark = 0
@@ -146,6 +139,7 @@ class AgentCore:
         self._interfaces_known = False
         self._was_in_sync = False
         self._former: dict[str, PortStatus | None] = {}
+        self._noted: set[str] = set()
         self._former_chassis: Chassis | None = None
         self._claiming = False
         self._claimed = False
@@ -183,8 +177,16 @@ class AgentCore:
                 return self._written(event, now)
             case KeyClaimed() | KeyNotClaimed():
                 return self._claim(event, now)
-            case _:
+            case Notice() | Heartbeat() | Gone():
+                self.bus_heard_at = now
                 return self._step(self.follower.receive(event, now), now)
+            case Changes():
+                return [*self._store_says("", now), *self._step(self.follower.receive(event, now), now)]
+            case StoreAnswer(_, result):
+                why = str(result) if isinstance(result, Unavailable) else ""
+                return [*self._store_says(why, now), *self._step(self.follower.receive(event, now), now)]
+            case _:
+                assert_never(event)
 
     def tick(self, now: float) -> list[Effect]:
         """What time brings about: retries, audits, waits that have become too long."""
@@ -233,7 +235,7 @@ class AgentCore:
     # Records and interfaces -----------------------------------------------------------------------
 
     def _step(self, step: Step, now: float) -> list[Effect]:
-        for kind, id, record in step.changes:
+        for kind, id, record in self.inlet.records(step.changes):
             if kind is PortStatus:
                 self._found_status(id, record)  # type: ignore[arg-type]
                 continue
@@ -377,7 +379,7 @@ class AgentCore:
         self._claiming = False
         if isinstance(event, KeyNotClaimed):
             self._claim_at = now + self._claim_backoff.next_delay()
-            return self._store_says(event.why)
+            return self._store_says(event.why, now)
         settings = self.settings
         chassis = Chassis(
             id=settings.chassis,
@@ -392,7 +394,7 @@ class AgentCore:
         self.own.want(key, chassis)
         if self._former_chassis is not None:
             self.own.found(key, self._former_chassis)
-        return [*self._store_says(""), Log("info", f"chassis {settings.chassis} has key {event.key}")]
+        return [*self._store_says("", now), Log("info", f"chassis {settings.chassis} has key {event.key}")]
 
     def _found_chassis(self, record: Chassis | None) -> None:
         self._former_chassis = record
@@ -406,16 +408,18 @@ class AgentCore:
     def _written(self, event: Written | NotWritten, now: float) -> list[Effect]:
         if isinstance(event, NotWritten):
             self.own.not_written(now)
-            return self._store_says(event.why)
+            return self._store_says(event.why, now)
         stale = self.own.written(event.outcomes)
         effects: list[Effect] = [Log("warning", f"{key} held a newer version of a former life") for key in stale]
-        return effects + self._store_says("")
+        return effects + self._store_says("", now)
 
-    def _store_says(self, why: str) -> list[Effect]:
+    def _store_says(self, why: str, now: float) -> list[Effect]:
         was, self.store_why = self.store_why, why
+        if not why:
+            self.store_heard_at = now
         if bool(was) == bool(why):
             return []
-        return [Log("warning", f"store: {why}") if why else Log("info", "store: answers again")]
+        return [Log("warning", f"store: {why}") if why else Log("info", "store: answers")]
 
     def _report(self, now: float) -> list[Effect]:
         writes = self.own.due(now)
@@ -430,14 +434,14 @@ class AgentCore:
     # Packets --------------------------------------------------------------------------------------
 
     def _packet(self, packet: PacketIn) -> list[Effect]:
-        self.packets.received += 1
-        try:
-            answer = self._answer(packet, self.compiler.view())
-        except Malformed:
-            self.packets.malformed += 1
+        self.packets["received"] += 1
+        said = self._answer(packet, self.compiler.view())
+        self.packets[said.counter or "answered"] += 1
+        if isinstance(said, Ignored):
             return []
-        if answer is None:
-            self.packets.unanswered += 1
-            return []
-        self.packets.answered += 1
-        return [PacketOut(answer.frame, answer.actions, answer.in_port)]
+        effects: list[Effect] = [PacketOut(said.frame, said.actions, said.in_port)]
+        for note in said.notes:
+            if note not in self._noted and len(self._noted) < NOTES_MAX:
+                self._noted.add(note)
+                effects.append(Log("warning", note))
+        return effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -95,11 +96,9 @@ class SwitchThread:
                 return None
 
     def _open(self, session: int) -> Switch:
-        try:
+        # The database may be away; the switch may be there all the same, with the bridge that it had.
+        with contextlib.suppress(Unavailable):
             self._interfaces.ensure(self._setup)
-        except Unavailable:
-            # The database is away; the switch may be there all the same, with the bridge that it had.
-            pass
         return self._open_switch(self._address, self._on_packet, lambda why: self._deliver(SwitchLost(session, why)))
 
     def _live(self) -> Switch:
