@@ -99,6 +99,16 @@ def test_a_flow_description_becomes_a_fact() -> None:
     }
 
 
+def test_a_description_that_was_cut_off_is_refused_wherever_it_was_cut() -> None:
+    for parse, entry in (
+        (messages.parse_flow_desc, _flow_desc_entry()),
+        (messages.parse_group_desc, _group_desc_entry()),
+    ):
+        for cut in range(1, len(entry)):
+            with pytest.raises(ValueError, match="truncated"):
+                parse(Message(messages.MULTIPART_REPLY, 0, bytes(8) + entry[:cut]), {})
+
+
 def _group_desc_entry() -> bytes:
     buckets = struct.pack("!HHI", 24, 16, 5) + actions.output(1) + struct.pack("!HHI", 32, 16, 6)
     buckets += actions.output(2) + bytes.fromhex("0000000800020000")

@@ -12,7 +12,7 @@ import pytest
 
 from flowloom.kernel.errors import Unavailable
 from flowloom.openflow import actions, facts
-from flowloom.openflow.fields import IN_PORT, METADATA, REGS, TCP_DST
+from flowloom.openflow.fields import ARP_OP, IN_PORT, METADATA, REGS, TCP_DST
 from flowloom.openflow.match import match
 from flowloom.southbound.switch import Batch, PacketIn, Refusal
 from flowloom.testing.ovs import RunningOvs, real_ovs
@@ -84,12 +84,14 @@ def test_refused_members_are_named_and_the_rest_is_installed(bridge, connect) ->
 
 def test_a_refused_bucket_is_named_and_its_group_is_installed_without_it(bridge, connect) -> None:
     switch = connect(bridge).switch
-    bad = (facts.bucket_key(GROUP, 2), actions.meter(99))
+    bad = (facts.bucket_key(GROUP, 2), actions.set_field(ARP_OP, 0x1FF))
     puts = [group(GROUP), bucket(GROUP, 1, 1), bad, bucket(GROUP, 3, 3), flow(1, actions.group(GROUP))]
-    refused = switch.apply(Batch([], puts))
-    held = switch.read()
-    assert {refusal.key for refusal in refused} <= {bad[0]}
-    assert held == dict(one for one in puts if one[0] not in {refusal.key for refusal in refused})
+    for batch in (Batch([], puts), Batch([], [*puts, bucket(GROUP, 4, 4), (bad[0], bad[1] + actions.output(1))])):
+        assert switch.apply(batch) == [Refusal(bad[0], "OFPBAC_BAD_SET_ARGUMENT")]
+        assert switch.read() == dict(one for one in batch.puts if one[0] != bad[0])
+    replaced = [(bucket(GROUP, 1, 1)[0], bad[1]), bucket(GROUP, 3, 9)]
+    assert switch.apply(Batch([], replaced)) == [Refusal(replaced[0][0], "OFPBAC_BAD_SET_ARGUMENT")]
+    assert switch.read() == dict(one for one in [*batch.puts, replaced[1]] if one[0] != bad[0])
 
 
 def test_a_refused_group_takes_its_buckets_and_the_flows_to_it_along(bridge, connect) -> None:
@@ -103,7 +105,7 @@ def test_a_refused_group_takes_its_buckets_and_the_flows_to_it_along(bridge, con
     ]
     refused = switch.apply(Batch([], puts))
     assert {refusal.key for refusal in refused} == {key for key, _ in puts} - {puts[5][0]}
-    assert next(refusal.error for refusal in refused if refusal.key == puts[0][0]) == "OFPGMFC_BAD_TYPE"
+    assert {refusal.error for refusal in refused if refusal.key[0] != facts.FLOW} == {"OFPGMFC_BAD_TYPE"}
     assert switch.read() == dict([puts[5]])
 
 

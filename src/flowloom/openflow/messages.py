@@ -208,11 +208,14 @@ def _bundled_flow(key: bytes, cookie: bytes, instructions: bytes, command: int, 
     return head + key[4:] + instructions
 
 
-def bucket(one: Bucket, group_type: int) -> bytes:
-    """A bucket; in a select group with weight 1."""
-    properties = _SELECT_WEIGHT_ONE if group_type == facts.GROUP_SELECT else b""
-    length = 8 + len(one.actions) + len(properties)
-    return _BUCKET_HEAD.pack(length, len(one.actions), one.bucket_id) + one.actions + properties
+def bucket(one: Bucket) -> bytes:
+    """A bucket without properties; Open vSwitch gives one of a select group weight 1."""
+    return _BUCKET_HEAD.pack(8 + len(one.actions), len(one.actions), one.bucket_id) + one.actions
+
+
+def described_bytes(group_type: int, actions: bytes) -> int:
+    """Bytes that a bucket with `actions` takes in the description of its group."""
+    return 8 + len(actions) + (len(_SELECT_WEIGHT_ONE) if group_type == facts.GROUP_SELECT else 0)
 
 
 def group_mod(

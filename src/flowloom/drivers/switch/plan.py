@@ -38,7 +38,7 @@ class Group:
 
     def size_of(self, actions: bytes) -> int:
         """Bytes that a bucket with `actions` takes in this group's description."""
-        return len(messages.bucket(Bucket(0, actions), self.type))
+        return messages.described_bytes(self.type, actions)
 
     def put(self, bucket_id: int, actions: bytes) -> None:
         """Add or replace a bucket."""
@@ -202,19 +202,19 @@ def _plan_whole(
     made: Plan, command: int, group_id: int, kind: int, buckets: Sequence[Bucket], one_key_each: bool
 ) -> None:
     """A group with its buckets: the first run of them in the same message."""
-    runs = list(_runs(buckets, kind, one_key_each=False))
+    runs = list(_runs(buckets, one_key_each=False))
     # A group that is modified must not lose its buckets in between; only a new one can start without.
     first = [] if not runs or (one_key_each and command == messages.GROUP_ADD) else runs[0]
     keys = (facts.group_key(group_id), *(facts.bucket_key(group_id, one.bucket_id) for one in first))
-    encoded = [messages.bucket(one, kind) for one in first]
+    encoded = [messages.bucket(one) for one in first]
     inner = messages.group_mod(command, kind, group_id, encoded, made.xid)
     made.add(keys[:1] if one_key_each else keys, messages.bundle_add(BUNDLE, inner))
     _plan_inserts(made, group_id, kind, buckets[len(first) :], one_key_each)
 
 
 def _plan_inserts(made: Plan, group_id: int, kind: int, buckets: Sequence[Bucket], one_key_each: bool) -> None:
-    for run in _runs(buckets, kind, one_key_each):
-        encoded = [messages.bucket(one, kind) for one in run]
+    for run in _runs(buckets, one_key_each):
+        encoded = [messages.bucket(one) for one in run]
         inner = messages.group_mod(
             messages.GROUP_INSERT_BUCKET, kind, group_id, encoded, made.xid, messages.BUCKET_LAST
         )
@@ -242,11 +242,11 @@ def _plan_removal(made: Plan, group_id: int, kind: int, bucket_id: int) -> None:
     made.add((facts.bucket_key(group_id, bucket_id),), messages.bundle_add(BUNDLE, inner))
 
 
-def _runs(buckets: Sequence[Bucket], kind: int, one_key_each: bool) -> Iterator[Sequence[Bucket]]:
+def _runs(buckets: Sequence[Bucket], one_key_each: bool) -> Iterator[Sequence[Bucket]]:
     """Cut into runs that fit into one message each."""
     start, size = 0, 0
     for at, one in enumerate(buckets):
-        length = len(messages.bucket(one, kind))
+        length = len(messages.bucket(one))
         if at > start and (one_key_each or size + length > _BUCKETS_BYTES_MAX):
             yield buckets[start:at]
             start, size = at, 0
