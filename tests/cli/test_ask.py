@@ -77,6 +77,7 @@ def test_left_behind_socket(tmp_path: Path) -> None:
         status(tmp_path / "s")
 
 
+@pytest.mark.timeout(10)
 def test_silence_ends_at_the_deadline(tmp_path: Path) -> None:
     def behave(connection: socket.socket) -> None:
         connection.sendall(b'{"chassis":')

@@ -216,6 +216,14 @@ def test_silent_store_and_agent_are_passed_when_the_report_proves_it() -> None:
     assert "as the report shows" in diagnosis.steps[3].note
 
 
+def test_silent_store_is_passed_when_neutron_remembers_that_it_took_the_version() -> None:
+    diagnosis = diagnose(
+        replace(ALL, store=SILENT, report=SILENT, agent=replace(AGENT, version=None, in_sync=False, confirmed=0))
+    )
+    assert states(diagnosis)["store"] == "done"
+    assert diagnosis.why == "the agent of h1 is not in sync with the store"
+
+
 def test_silent_store_is_passed_when_the_agent_has_the_version() -> None:
     diagnosis = diagnose(replace(ALL, neutron=WAITING, store=SILENT, report=SILENT))
     assert states(diagnosis)["store"] == "done"

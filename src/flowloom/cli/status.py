@@ -98,7 +98,9 @@ def _probe_api(url: str, timeout_seconds: float) -> list[Row]:
         with opener.open(url.rstrip("/") + "/", timeout=timeout_seconds) as answer:
             return [Row("neutron api", "up", note=f"{url} answers {answer.status}")]
     except urllib.error.HTTPError as error:
-        return [Row("neutron api", "down", note=f"{url} answers {error.code} {error.reason}")]
+        # Below 500 somebody is there who does not like the question; a gateway with nobody behind it says 502 to 504.
+        state: State = "up" if error.code < 500 else "down"
+        return [Row("neutron api", state, note=f"{url} answers {error.code} {error.reason}")]
     except urllib.error.URLError as error:
         return [Row("neutron api", "down", note=f"{url}: {error.reason}")]
     except (OSError, HTTPException) as error:
