@@ -40,7 +40,8 @@ def _slots(*places: tuple[Field, int]) -> tuple[Slot, ...]:
     return tuple(Slot(field.order, offset, field.size) for field, offset in places)
 
 
-_ARP_SLOTS = _slots((f.ARP_OP, 6), (f.ARP_SHA, 8), (f.ARP_SPA, 14), (f.ARP_THA, 18), (f.ARP_TPA, 24))
+# Of an ARP operation only the low byte is known, and written.
+_ARP_SLOTS = (Slot(f.ARP_OP.order, 7, 1), *_slots((f.ARP_SHA, 8), (f.ARP_SPA, 14), (f.ARP_THA, 18), (f.ARP_TPA, 24)))
 _IPV4_SLOTS = _slots((f.IP_TTL, 8), (f.IP_SRC, 12), (f.IP_DST, 16))
 _IPV6_SLOTS = _slots((f.IP_TTL, 7), (f.IP6_SRC, 8), (f.IP6_DST, 24))
 _L4: dict[int, tuple[int, int | None, tuple[tuple[Field, int], ...]]] = {
@@ -161,7 +162,7 @@ class Packet:
             self._read_ipv6(body)
         elif ethertype == ARP and len(body) >= 28 and body[:6] == b"\0\1\x08\0\6\4":
             *_, op, sha, spa, tha, tpa = _ARP.unpack_from(body)
-            if op > 0xFF:  # Open vSwitch keeps 8 bits and takes what does not fit for no operation.
+            if op > 0xFF:  # Taken for no operation.
                 op = 0
             self._slots = _ARP_SLOTS
             macs = int.from_bytes(sha, "big"), int.from_bytes(tha, "big")

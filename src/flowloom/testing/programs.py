@@ -113,23 +113,25 @@ def _output(port: int) -> Run:
     return lambda walk: walk.output(port)
 
 
-def needs_of(field: Field) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """What a packet must be to have `field`: (field, accepted values)."""
-    return tuple((f.FIELDS[name].order, accepted) for name, accepted in field.needs)
-
-
 def _present(field: Field) -> Callable[[list[int]], bool]:
     """Whether a packet has `field`."""
-    needs = needs_of(field)
+    needs = [(f.FIELDS[name].order, accepted) for name, accepted in field.needs]
     if field in (f.VLAN_VID, f.VLAN_PCP):
         return lambda values: bool(values[f.VLAN_VID.order] & VLAN_PRESENT)
-    if any(name == "ip_proto" for name, _ in field.needs):
+    if field in (f.ND_TARGET, f.ND_SLL, f.ND_TLL):
+        needs.append((f.ICMP6_CODE.order, (0,)))
+    if field in (f.TCP_SRC, f.TCP_DST, f.UDP_SRC, f.UDP_DST):
         return lambda values: not values[_FRAG] & LATER_FRAGMENT and all(values[i] in ok for i, ok in needs)
     return lambda values: all(values[index] in accepted for index, accepted in needs)
 
 
+def _kept(index: int) -> int:
+    """The bits that a switch keeps of what is written to a field: of an ARP operation only 8."""
+    return 0xFF if index == f.ARP_OP.order else FULL[index]
+
+
 def _set_field(action: a.SetField) -> Run:
-    pieces = [(i, value & mask, ~mask) for i, value, mask in parts(action.field, action.value, action.mask)]
+    pieces = [(i, value & mask & _kept(i), ~mask) for i, value, mask in parts(action.field, action.value, action.mask)]
     if not action.field.needs and action.field.order not in HEADER_FIELDS:
 
         def load(walk: Walk) -> bool:
@@ -166,7 +168,7 @@ def _copy_field(action: a.CopyField) -> Run:
             bits = _joined(values, sources) >> action.src_ofs & ones
             whole = _joined(values, targets) & keep | bits << action.dst_ofs
             for n, index in enumerate(reversed(targets)):
-                values[index] = whole >> 32 * n & (0xFFFF_FFFF if len(targets) > 1 else FULL[index])
+                values[index] = whole >> 32 * n & (0xFFFF_FFFF if len(targets) > 1 else _kept(index))
             packet.changed |= in_frame
         return False
 

@@ -18,6 +18,9 @@ TAGS_MAX: Final = 2
 """VLAN tags of a packet that Open vSwitch keeps track of."""
 
 
+_DISCOVERY = (f.ND_TARGET, f.ND_SLL, f.ND_TLL)
+
+
 @lru_cache(maxsize=1 << 16)
 def check_flow(table: int, match: bytes, instructions: bytes, missing: frozenset[int]) -> str | None:
     """OpenFlow's name for why Open vSwitch would refuse a flow; None when it would not.
@@ -101,4 +104,6 @@ def _consistent(action: a.Action, exact: Mapping[str, int], tags: int) -> bool:
 
 
 def _met(field: f.Field, exact: Mapping[str, int]) -> bool:
+    if field in _DISCOVERY and exact.get("icmp6_code"):
+        return False
     return all(exact.get(name) in accepted for name, accepted in field.needs)
