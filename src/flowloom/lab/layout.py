@@ -23,7 +23,6 @@ UNDERLAY_MTU = 1600
 
 _SOCKET_PATH_MAX = 107  # sockaddr_un.sun_path holds 108 bytes, the last one a zero: unix(7)
 _LONGEST_SOCKET = "h99/ovsdb-server.ctl"
-_DOORBELL_ROOM = 40  # The embedded store keeps its doorbell sockets beside its file and names them itself.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _HOST = re.compile(r"h([1-9][0-9]?)")
 
@@ -38,8 +37,7 @@ class Layout:
     def of(cls, dir: Path | str) -> Layout:
         """The layout of a directory.  Misconfigured when unix sockets in it would have too long a path."""
         path = Path(dir).expanduser().resolve()
-        room = max(len(_LONGEST_SOCKET), len("store/") + _DOORBELL_ROOM)
-        limit = _SOCKET_PATH_MAX - 1 - room
+        limit = _SOCKET_PATH_MAX - len("/" + _LONGEST_SOCKET)
         length = len(str(path).encode())
         if length > limit:
             raise Misconfigured(
