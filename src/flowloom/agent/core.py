@@ -145,7 +145,7 @@ class AgentCore:
         self._claimed = False
         self._claim_at = now
         self._claim_backoff = Backoff(random)
-        self._checks: list[Callable[[Mapping[bytes, bytes]], None]] = []
+        self._checks: list[Callable[[Mapping[bytes, bytes] | None], None]] = []
 
     # Events ---------------------------------------------------------------------------------------
 
@@ -316,20 +316,20 @@ class AgentCore:
             check(event.held)
         return list(self.installing.read(event, now, repair=not checks))
 
-    def check(self, then: Callable[[Mapping[bytes, bytes]], None]) -> bool:
-        """Have the switch read, changing nothing, and `then` called with what it holds; False: not connected."""
+    def check(self, then: Callable[[Mapping[bytes, bytes] | None], None]) -> None:
+        """Have the switch read, changing nothing, and `then` called with what it holds; None: it is not connected."""
         if not self.installing.connected:
-            return False
+            then(None)
+            return
         self._checks.append(then)
         self.installing.ask_read()
-        return True
 
     def _lost(self, event: SwitchLost, now: float) -> list[Effect]:
         effects = self.installing.lost(event, now)
         if not self.installing.connected:
             checks, self._checks = self._checks, []
             for check in checks:
-                check({})
+                check(None)
         return list(effects)
 
     def _batch_done(self, event: BatchDone) -> list[Effect]:
