@@ -25,13 +25,13 @@ def claim_key(store: Store, *, deployment: str, kind: str, id: str, random: Rand
     Raises Unavailable when the store does not answer (call again), Rejected when no free number was found.
     """
     random = random or Random()
-    settled = _settled(store, deployment, kind, id)
+    settled, version = _settled(store, deployment, kind, id)
     if settled is not None:
         return settled
     for _ in range(ATTEMPTS_MAX):
         number = random.randint(1, MAX_KEY)
         if _take(store, deployment, kind, id, number):
-            return _settle(store, deployment, kind, id, number)
+            return _settle(store, deployment, kind, id, number, version + 1)
     raise Rejected(f"{kind} {id}", f"no free integer key in {ATTEMPTS_MAX} attempts")
 
 
@@ -39,35 +39,34 @@ def _key(deployment: str, kind: str, *parts: str) -> str:
     return "/" + "/".join(("!claims", *(quote(part, safe=":@+,=") for part in (deployment, kind, *parts))))
 
 
-def _value(store: Store, key: str) -> str | None:
-    (entry,) = store.get([key])
-    return None if entry is None or entry.value is None else entry.value.decode()
-
-
-def _settled(store: Store, deployment: str, kind: str, id: str) -> int | None:
-    """The number the owner settled on, if that number is really its own."""
-    said = _value(store, _key(deployment, kind, "by-owner", id))
-    if said is None or not said.isdigit() or not 1 <= int(said) <= MAX_KEY:
-        return None
-    return int(said) if _take(store, deployment, kind, id, int(said)) else None
+def _settled(store: Store, deployment: str, kind: str, id: str) -> tuple[int | None, int]:
+    """The number the owner settled on, if that number is really its own; and the version that says so (0: none)."""
+    (entry,) = store.get([_key(deployment, kind, "by-owner", id)])
+    if entry is None:
+        return None, 0
+    said = (entry.value or b"").decode(errors="replace")
+    if not said.isdecimal() or not 1 <= int(said) <= MAX_KEY:
+        return None, entry.version
+    return (int(said) if _take(store, deployment, kind, id, int(said)) else None), entry.version
 
 
 def _take(store: Store, deployment: str, kind: str, id: str, number: int) -> bool:
     """Write the owner into the number's entry unless another stands there; whether it is ours now."""
     key = _key(deployment, kind, "by-number", str(number))
     (outcome,) = store.apply([Write(key, 1, id.encode())])
-    return outcome.applied or _value(store, key) == id
+    if outcome.applied:
+        return True
+    (entry,) = store.get([key])
+    return entry is not None and entry.value == id.encode()
 
 
-def _settle(store: Store, deployment: str, kind: str, id: str, number: int) -> int:
+def _settle(store: Store, deployment: str, kind: str, id: str, number: int, version: int) -> int:
     """Say which number counts.  Of two lives of one owner that race, the first to say so wins."""
     key = _key(deployment, kind, "by-owner", id)
-    (entry,) = store.get([key])
-    version = 1 if entry is None else entry.version + 1
     (outcome,) = store.apply([Write(key, version, str(number).encode())])
     if outcome.applied:
         return number
-    settled = _settled(store, deployment, kind, id)
+    settled, _ = _settled(store, deployment, kind, id)
     if settled is None:
         raise Unavailable(f"the integer key of {kind} {id} changed while it was claimed")
     return settled
