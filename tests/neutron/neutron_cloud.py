@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 
 from flowloom.model.codec import decode
 from flowloom.model.keys import deployment_prefix, parse_key
-from flowloom.model.records import Record
+from flowloom.model.records import Port, Record
 from flowloom.neutron.deploy import Deployment, write_config
 from flowloom.neutron.sqlite_dialect import reader_url
 from flowloom.northbound.plugins import open_store
@@ -211,3 +212,22 @@ def running_cloud(directory: Path, template: Path, **options: Any) -> Iterator[C
         yield cloud
     finally:
         cloud.stop()
+
+
+def addressed_network(cloud: Cloud) -> str:
+    """A new network with room for many ports; its id."""
+    made = cloud.create("network", name="load")
+    cloud.create("subnet", network_id=made["id"], ip_version=4, cidr="10.9.0.0/16")
+    return str(made["id"])
+
+
+def ports_in_neutron(cloud: Cloud, network_id: str) -> dict[str, str]:
+    """Ports of the network: id -> name, from SQL."""
+    with sqlite3.connect(cloud.deployment.database.partition("://")[2]) as connection:
+        return dict(connection.execute("SELECT id, name FROM ports WHERE network_id = ?", (network_id,)))
+
+
+def ports_in_store(cloud: Cloud, network_id: str) -> dict[str, str]:
+    """Ports of the network: id -> name, from the store."""
+    records = [decode(entry.key, entry.value) for entry in cloud.entries().values() if entry.value is not None]
+    return {each.id: each.name for each in records if isinstance(each, Port) and each.network_id == network_id}

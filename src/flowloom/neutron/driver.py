@@ -67,6 +67,7 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         self.capture = Capture(self.worker.wake, found.strict_capture)
         self.capture.listen()
         registry.subscribe(self._refuse_network_types, resources.NETWORK, events.BEFORE_CREATE)
+        registry.subscribe(self._without_security_groups, resources.PORT, events.BEFORE_CREATE)
 
     @property
     def connectivity(self) -> str:
@@ -106,6 +107,10 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
             provisioning_blocks.add_provisioning_component(
                 context.plugin_context, context.current["id"], resources.PORT, PROVISIONING_ENTITY
             )
+
+    def _without_security_groups(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
+        """ML2's bulk creation reads this attribute even where its extension is not announced (Neutron 29)."""
+        payload.latest_state.setdefault("security_groups", constants.ATTR_NOT_SPECIFIED)
 
     def _refuse_network_types(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         wanted = payload.desired_state

@@ -47,6 +47,7 @@ class Recovery:
         self._reports = Reports(found.deployment)
         self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
         self._counts: Counter[str] = Counter()
+        self._passes = 0
         self._store_error = "not asked yet"
         self._contact: float | None = None
 
@@ -98,6 +99,7 @@ class Recovery:
             store = self._northbound.store()
             cursor = self._reports.refresh(store)
         self._reconcile(None)
+        self._passes += 1
         due = self._clock.monotonic() + self._settings.status_pass_seconds
         if not store.capabilities.watch:
             self._stop.wait(min(1.0, self._settings.status_pass_seconds))
@@ -150,6 +152,7 @@ class Recovery:
             "last_error": backlog.last_error,
             "store": {"connected": not self._store_error, "contact_seconds": contact, "why": self._store_error},
             "reports": len(self._reports),
+            "passes": self._passes,
             "counts": dict(self._counts),
             "errors": list(self._errors),
         }
