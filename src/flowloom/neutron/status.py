@@ -111,7 +111,7 @@ def set_down(port: BoundPort) -> bool:
 @db_api.retry_if_session_inactive()  # type: ignore[untyped-decorator]
 def _exchange_proof(context: neutron_context.Context, port: BoundPort, proof: int) -> bool:
     with db_api.CONTEXT_WRITER.using(context) as session:
-        if not _compare_and_set(session.connection(), port, proof):
+        if not compare_and_set(session.connection(), port, proof):
             return False
         provisioning_blocks.remove_provisioning_component(context, port.id, resources.PORT, PROVISIONING_ENTITY)
         return True
@@ -120,10 +120,14 @@ def _exchange_proof(context: neutron_context.Context, port: BoundPort, proof: in
 @db_api.retry_if_session_inactive()  # type: ignore[untyped-decorator]
 def _take_back_proof(context: neutron_context.Context, port: BoundPort) -> bool:
     with db_api.CONTEXT_WRITER.using(context) as session:
-        return _compare_and_set(session.connection(), port, 0)
+        return compare_and_set(session.connection(), port, 0)
 
 
-def _compare_and_set(connection: sa.Connection, port: BoundPort, proof: int) -> bool:
+def compare_and_set(connection: sa.Connection, port: BoundPort, proof: int) -> bool:
+    """Note `proof` as confirmed unless `port` has a newer version by now; whether it was noted.
+
+    It always changes the row, so that on Galera too a concurrent change of the port and this one collide.
+    """
     statement = (
         sa.update(SYNC).where(SYNC.c.key == port.key, SYNC.c.version == port.version).values(confirmed_version=proof)
     )
