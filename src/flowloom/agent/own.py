@@ -34,6 +34,7 @@ class OwnRecords:
         self._held: dict[str, Record | None] = {}
         self._held_version: dict[str, int] = {}
         self._differing: dict[str, None] = {}
+        self._unsure: set[str] = set()
         self._under_way: dict[str, tuple[int, Record | None]] = {}
         self._backoff = Backoff(random)
         self._not_before = 0.0
@@ -99,21 +100,27 @@ class OwnRecords:
                 # A former life with a clock ahead of ours wrote it, or a repeat of ours raced: content unknown.
                 stale.append(outcome.key)
                 self._held_version[outcome.key] = outcome.held
-                self._differing[outcome.key] = None
+                self._doubt(outcome.key)
         return stale
 
     def not_written(self, now: float) -> float:
         """The store did not answer: all of it is due again after the returned delay in seconds."""
         for key in self._under_way:
-            self._differing[key] = None
+            self._doubt(key)
         self._under_way = {}
         delay = self._backoff.next_delay()
         self._not_before = now + delay
         return delay
 
+    def _doubt(self, key: str) -> None:
+        """What `key` holds is not known: it is due, whatever it should hold, until a write is acknowledged."""
+        self._unsure.add(key)
+        self._differing[key] = None
+
     def _hold(self, key: str, version: int, record: Record | None) -> None:
         self._held_version[key] = version
         self._held[key] = record
+        self._unsure.discard(key)
         self._compare(key)
         if record is None and key not in self._wanted:
             # Forgotten, but every later version lies above it.
@@ -121,7 +128,7 @@ class OwnRecords:
             del self._held[key], self._held_version[key]
 
     def _compare(self, key: str) -> None:
-        if self._wanted.get(key) == self._held.get(key):
+        if self._wanted.get(key) == self._held.get(key) and key not in self._unsure:
             self._differing.pop(key, None)
         elif key not in self._under_way or self._under_way[key][1] != self._wanted.get(key):
             self._differing[key] = None

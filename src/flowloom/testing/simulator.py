@@ -21,6 +21,8 @@ from functools import partial
 from random import Random
 from typing import Final
 
+from msgspec.structs import replace
+
 from flowloom.agent.core import AgentCore, CoreSettings, Effect, Event
 from flowloom.agent.events import (
     BatchDone,
@@ -50,8 +52,8 @@ from flowloom.compiler.unit import App
 from flowloom.kernel.clock import ManualClock
 from flowloom.kernel.errors import Unavailable
 from flowloom.model.codec import decode, encode
-from flowloom.model.keys import deployment_prefix, key_of, parse_key
-from flowloom.model.records import Chassis, Interface, Network, Port, PortStatus, Record
+from flowloom.model.keys import deployment_prefix, key_of
+from flowloom.model.records import Chassis, Interface, Network, Port, PortStatus, Record, Subnet
 from flowloom.northbound.bus import BusEvent
 from flowloom.northbound.follower import Follower, FollowerSettings
 from flowloom.northbound.numbering import Numbering
@@ -180,28 +182,23 @@ class Cloud:
             return  # Agents write that themselves.
         if kind is Interface:
             host = self.random.choice(list(self.hosts.values()))
-            ofport = None if record is None else getattr(record, "ofport", None)
-            host.plug(Plugged(id, f"vif-{id}", ofport))
+            port_id = f"{id}@n{self.random.randrange(3)}"
+            host.plug(Plugged(port_id, f"vif-{port_id}", record.ofport if isinstance(record, Interface) else None))
             return
+        if kind is not Network:
+            # A record's scope never changes in its life: what lies in another network is another record.
+            network_id = record.network_id if isinstance(record, Port | Subnet) else f"n{self.random.randrange(3)}"
+            id = f"{id}@{network_id}"
+            record = None if record is None else replace(record, id=id)
         self.write(kind, id, record)
 
     def write(self, kind: type[Record], id: str, record: Record | None) -> None:
         """Neutron changes a record (None: deletes it); it reaches the store when the store answers."""
         self._version += 1
-        # A port or subnet that changes its network is another record: ids name the network they lie in.
-        scope = getattr(record, "network_id", id)
-        for key in self._keys_of(kind, id):
-            if record is None or parse_key(key).scope != scope:
-                self._unwritten[key] = Write(key, self._version, None)
-        if record is not None:
-            key = key_of(DEPLOYMENT, record.project_id, scope, kind.kind, id)
-            self._unwritten[key] = Write(key, self._version, encode(with_version(record, self._version)))
+        key = key_of(DEPLOYMENT, "", id.partition("@")[2] or id, kind.kind, id)
+        value = None if record is None else encode(with_version(record, self._version))
+        self._unwritten[key] = Write(key, self._version, value)
         self._write_again()
-
-    def _keys_of(self, kind: type[Record], id: str) -> list[str]:
-        held = [entry.key for entry in self.database.entries() if entry.value is not None]
-        due = [key for key, write in self._unwritten.items() if write.value is not None]
-        return [key for key in {*held, *due} if parse_key(key).kind == kind.kind and parse_key(key).id == id]
 
     def _write_again(self) -> None:
         writes = list(self._unwritten.values())
