@@ -116,7 +116,17 @@ def test_an_address_that_is_not_the_ports_is_refused_by_broadcast(asked) -> None
     assert message.kind == dhcp.NAK
     assert (message.yiaddr, message.ciaddr, message.siaddr) == (0, 0, 0)
     assert (frame.link.dst, frame.network.dst) == (EVERYONE, BROADCAST)
+    assert message.flags == 0
     assert set(message.options) == {dhcp.MESSAGE_TYPE, dhcp.SERVER_IDENTIFIER, dhcp.MESSAGE}
+
+
+def test_what_is_asked_for_goes_before_what_the_client_has() -> None:
+    assert ask(request(dhcp.REQUEST, address(50, OTHER), ciaddr=ADDRESS)).kind == dhcp.NAK
+
+
+def test_an_offer_says_nothing_of_an_address_the_client_has() -> None:
+    frame, message = told(answer(request(dhcp.DISCOVER, ciaddr=ADDRESS)))
+    assert (message.ciaddr, message.yiaddr, frame.network.dst) == (0, ADDRESS, ADDRESS)
 
 
 def test_an_address_of_a_subnet_without_dhcp_is_refused() -> None:
@@ -145,6 +155,22 @@ def test_inform_is_told_everything_but_a_lease() -> None:
 def test_inform_without_an_address_is_answered_by_broadcast() -> None:
     frame, _ = told(answer(request(dhcp.INFORM)))
     assert (frame.link.dst, frame.network.dst) == (EVERYONE, BROADCAST)
+
+
+def test_inform_from_an_address_that_is_not_the_ports_is_told_all_the_same() -> None:
+    frame, message = told(answer(request(dhcp.INFORM, ciaddr=ipv4_int(OTHER))))
+    assert (message.kind, message.yiaddr, frame.network.dst) == (dhcp.ACK, 0, ipv4_int(OTHER))
+
+
+def test_a_relays_option_without_a_relay_is_not_given_back() -> None:
+    assert 82 not in ask(request(dhcp.DISCOVER, {82: b"\1\2ab"})).options
+
+
+def test_an_ipv6_address_beside_is_no_reason_for_a_note() -> None:
+    both = port(fixed_ips=(FixedIP("t", "fd00::5"), FixedIP("s", "10.0.0.5")))
+    six = subnet(id="t", cidr="fd00::/64", ip_version=6, gateway_ip="fd00::1")
+    answered = answer(request(dhcp.DISCOVER), network(), subnet(), six, both)
+    assert isinstance(answered, Answer) and answered.notes == ()
 
 
 def test_a_relay_gets_the_answer_on_the_servers_port_with_its_own_option() -> None:

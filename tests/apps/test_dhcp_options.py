@@ -151,6 +151,19 @@ def test_the_default_of_the_routes_follows_an_overridden_router() -> None:
     assert options[121] == ROUTES_BYTES + bytes.fromhex("000a000002")
 
 
+def test_of_several_overriding_routers_the_first_is_the_default() -> None:
+    has = port(extra_dhcp_opts=(DhcpOption("router", "10.0.0.2,10.0.0.3"),))
+    options = ask(DISCOVER, network(), subnet(host_routes=ROUTES), has).options
+    assert options[121] == ROUTES_BYTES + bytes.fromhex("000a000002")
+    assert quads(options[3]) == ["10.0.0.2", "10.0.0.3"]
+
+
+def test_overridden_routes_replace_the_subnets_for_microsoft_too() -> None:
+    has = port(extra_dhcp_opts=(DhcpOption("121", "10.7.0.0/16,10.0.0.7"),))
+    options = ask(request(dhcp.DISCOVER, wanting(249)), network(), subnet(host_routes=ROUTES), has).options
+    assert options[121] == options[249] == bytes.fromhex("100a070a000007")
+
+
 def test_boot_options_stand_in_the_header_too() -> None:
     message, notes = extra(
         ("server-ip-address", "192.0.2.10"), ("tftp-server", "boot.test"), ("bootfile-name", "pxelinux.0")
@@ -202,9 +215,16 @@ def test_more_than_a_client_takes_loses_the_least_important() -> None:
 
 
 def test_no_answer_is_larger_than_the_network_carries() -> None:
-    has = port(extra_dhcp_opts=tuple(DhcpOption(str(number), "z" * 255) for number in range(224, 254)))
+    long = tuple(DhcpOption(str(number), "z" * 60) for number in range(224, 249))
+    short = tuple(DhcpOption(str(number), "z") for number in range(151, 200))
+    has = port(extra_dhcp_opts=long + short)
     frame, _ = told(answer(request(dhcp.DISCOVER, {57: b"\xff\xff"}), network(), subnet(), has))
-    assert 548 < len(frame.datagram.payload) <= 1442 - 28
+    assert 1400 < 28 + len(frame.datagram.payload) <= 1442
+
+
+@pytest.mark.parametrize("mtu", [-1, 0, 67, 70_000])
+def test_an_mtu_that_ipv4_does_not_know_is_brought_within_bounds(mtu: int) -> None:
+    assert ask(DISCOVER, network(mtu=mtu), subnet(), port()).number(26) == (68 if mtu < 68 else 0xFFFF)
 
 
 def test_a_second_question_gets_the_same_answer() -> None:

@@ -191,7 +191,7 @@ def _destination(request: DhcpMessage, reply: DhcpMessage, nak: bool, asker_mac:
         return asker_mac, request.giaddr, dhcp.SERVER_PORT
     if not nak and request.ciaddr:
         return request.chaddr, request.ciaddr, dhcp.CLIENT_PORT
-    if nak or request.flags & dhcp.BROADCAST_FLAG or not reply.yiaddr:
+    if request.flags & dhcp.BROADCAST_FLAG or not reply.yiaddr:
         return ethernet.BROADCAST, ipv4.BROADCAST, dhcp.CLIENT_PORT
     return request.chaddr, reply.yiaddr, dhcp.CLIENT_PORT
 
