@@ -210,6 +210,7 @@ def test_option_values(name: str, value: str, number: int, encoded: bytes) -> No
         ("server-ip-address", "10.0.0.1"),  # A header field: see SERVER_ADDRESS.
         ("mtu", "65536"),
         ("mtu", "-1"),
+        ("mtu", "\u00b2"),
         ("mtu", ""),
         ("router", "10.0.0"),
         ("router", ""),

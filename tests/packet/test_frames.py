@@ -207,6 +207,7 @@ DATAGRAM = udp.Udp(1, 2, b"abc").encode(3, 4)
 @pytest.mark.parametrize(
     ("parse", "data"),
     [
+        (ethernet.parse_ethernet, bytes(12) + b"\x81\0\0\1\x08"),
         (ipv4.parse_ipv4, KNOWN_HEADER + bytes(0x73 - 21)),
         (ipv4.parse_ipv4, b"\x44" + KNOWN_HEADER[1:] + bytes(0x73 - 20)),
         (ipv4.parse_ipv4, b"\x65" + KNOWN_HEADER[1:] + bytes(0x73 - 20)),
