@@ -20,7 +20,9 @@ class Theatre:
         self.shown: list[str] = []
         self.lines: list[str] = []
 
-    def step(self, name: str, error: Exception | None = None, needed: bool = False) -> Step[Theatre]:
+    def step(
+        self, name: str, error: Exception | None = None, needed: bool = False, always: bool = False
+    ) -> Step[Theatre]:
         def act(stage: Theatre) -> str:
             stage.shown.append(name)
             stage.clock.advance(2.0)
@@ -28,7 +30,7 @@ class Theatre:
                 raise error
             return f"saw {name}"
 
-        return Step(name, act, needed)
+        return Step(name, act, needed, always)
 
     def play(self, *steps: Step[Theatre]) -> list[Verdict]:
         return play(steps, self, self.clock, self.lines.append)
@@ -58,6 +60,14 @@ def test_nothing_is_tried_after_a_needed_step_that_failed() -> None:
     assert [verdict.verdict for verdict in verdicts] == ["FAILED", "not tried", "not tried"]
     assert theatre.shown == ["a"]
     assert not all_held(verdicts)
+
+
+def test_step_that_is_always_shown_is_shown_after_a_needed_one_that_failed() -> None:
+    theatre = Theatre()
+    failed, clean_up = theatre.step("a", NotSo("no"), needed=True), theatre.step("c", always=True)
+    verdicts = theatre.play(failed, theatre.step("b"), clean_up)
+    assert [verdict.verdict for verdict in verdicts] == ["FAILED", "not tried", "held"]
+    assert theatre.shown == ["a", "c"]
 
 
 @pytest.mark.parametrize("leave", [KeyboardInterrupt, SystemExit])

@@ -38,11 +38,13 @@ class Step(Generic[S]):
 
     show: does it on the stage and returns what was seen, in one line.
     needed: the steps behind it make no sense without it.
+    always: shown even when a needed one failed.
     """
 
     name: str
     show: Callable[[S], str]
     needed: bool = False
+    always: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,16 @@ class Verdict:
 def play(steps: Sequence[Step[S]], stage: S, clock: Clock, tell: Say) -> list[Verdict]:
     """Show the steps in order; after a needed one that failed the rest is not tried."""
     verdicts: list[Verdict] = []
+    lost = False
     for number, step in enumerate(steps, start=1):
+        if lost and not step.always:
+            verdicts.append(Verdict(step.name, "not tried", None, ""))
+            continue
         tell(f"[{number}/{len(steps)}] {step.name}")
         verdict = _show(step, stage, clock)
         verdicts.append(verdict)
         tell(f"    {verdict.verdict}: {verdict.seen} ({verdict.seconds:.1f} s)")
-        if step.needed and verdict.verdict == "FAILED":
-            return verdicts + [Verdict(later.name, "not tried", None, "") for later in steps[number:]]
+        lost = lost or (step.needed and verdict.verdict == "FAILED")
     return verdicts
 
 
@@ -107,9 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     clock, tell = SystemClock(), _to_stderr if arguments.json else _to_stdout
     # Taken down on every way out, Ctrl-C and SIGTERM included.
     with _terminated_as_interrupt(), _closing(lab, keep=arguments.keep, tell=tell) as ending:
-        verdicts = play(STEPS, Stage(lab, tell), clock, tell)
-        if not arguments.keep:
-            verdicts += play([Step("nothing is left behind", ending)], lab, clock, tell)
+        last = Step[Stage]("nothing is left behind", lambda stage: ending(stage.lab), always=True)
+        verdicts = play(STEPS if arguments.keep else (*STEPS, last), Stage(lab, tell), clock, tell)
     if arguments.json:
         emit(verdicts)
     else:

@@ -167,8 +167,10 @@ def _sentence(facts: Facts, step: Step) -> str:
 
 
 def _waiting(step: Step) -> Step:
-    """What comes behind the first gap is not a fault of its own."""
-    return Step(step.name, "waits", step.version, step.note) if step.state == "not done" else step
+    """What comes behind the first gap is not a fault of its own; an interface that is missing is still worth saying."""
+    if step.state != "not done":
+        return step
+    return Step(step.name, "waits", step.version, step.note if step.name == "interface" else "")
 
 
 def _inferred(steps: list[Step]) -> list[Step]:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
@@ -181,7 +182,10 @@ def _agent(arguments: argparse.Namespace) -> int:
 def _bus(arguments: argparse.Namespace) -> int:
     with _needs("bus", "zeromq"):
         from flowloom.drivers.bus.zeromq import run_forwarder
-    run_forwarder(arguments.url)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_forwarder(arguments.url, stop)
     return OK
 
 

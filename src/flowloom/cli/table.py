@@ -15,7 +15,7 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """`rows` under `head`, columns two spaces apart, as wide as their widest cell; no blanks at a line's end.
 
-    None and "" are shown as `-`.  Numbers are set to the right.
+    None and "" are shown as `-`.  Numbers are set to the right, fractions with one digit.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     lines = [list(head), *cells]
@@ -65,4 +65,4 @@ def _is_number(value: object) -> bool:
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
-    return clean(f"{value:g}" if isinstance(value, float) else str(value))
+    return clean(f"{value:.1f}" if isinstance(value, float) else str(value))
