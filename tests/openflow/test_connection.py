@@ -172,20 +172,29 @@ def serve_packets(ended: threading.Event) -> Play:
 
 
 def test_an_idle_switch_answers_echo_requests_on_the_flow_connection(peer: Peer) -> None:
+    """Those that come alone, and those that come in one piece with what somebody waited for."""
     answers: Queue[messages.Message] = Queue()
-    ended = threading.Event()
+    asked, ended = threading.Event(), threading.Event()
 
     def flows(connection: socket.socket) -> None:
-        greet(connection)
-        for xid in (1, 2):
-            connection.sendall(messages.message(messages.ECHO_REQUEST, b"", xid))
-            answers.put(receive(connection))
+        receive(connection)
+        connection.sendall(messages.hello() + messages.message(messages.ECHO_REQUEST, b"", 1))
+        answers.put(receive(connection))
+        connection.sendall(messages.message(messages.ECHO_REQUEST, b"", 2))
+        answers.put(receive(connection))
+        asked.set()
+        for behind in (b"", messages.message(messages.ECHO_REQUEST, b"", 3)):
+            request = receive(connection)
+            connection.sendall(messages.message(messages.MULTIPART_REPLY, bytes(8), request.xid) + behind)
+        answers.put(receive(connection))
         ended.wait(SECONDS)
 
     peer.play(flows, serve_packets(ended))
     lost: Queue[str] = Queue()
     switch = open_switch(peer.address, lambda packet: None, lost.put)
-    assert [answers.get(timeout=SECONDS).xid for _ in (1, 2)] == [1, 2]
+    assert asked.wait(SECONDS)
+    assert switch.read() == {}
+    assert [answers.get(timeout=SECONDS).xid for _ in range(3)] == [1, 2, 3]
     switch.close()
     assert ended.wait(SECONDS)
     assert lost.empty()

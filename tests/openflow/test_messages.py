@@ -123,6 +123,13 @@ def test_a_bucket_with_a_weight_nobody_asked_for_equals_no_bucket_of_ours() -> N
     assert into[facts.bucket_key(9, 6)] != actions.output(2)
 
 
+def test_a_bucket_shorter_than_its_actions_is_refused() -> None:
+    damaged = bytearray(_group_desc_entry())
+    damaged[16:18] = (16).to_bytes(2, "big")
+    with pytest.raises(ValueError, match="truncated bucket"):
+        messages.parse_group_desc(Message(messages.MULTIPART_REPLY, 0, bytes(8) + bytes(damaged)), {})
+
+
 @pytest.mark.parametrize(
     ("numbers", "name"),
     [

@@ -185,6 +185,16 @@ def test_a_group_takes_as_many_buckets_as_the_switch_can_describe_and_no_more(br
     assert switch.read() == dict([puts[0], *puts[2:], too_many[0]])
 
 
+def test_facts_that_fit_into_no_message_are_refused(bridge, connect) -> None:
+    switch = connect(bridge).switch
+    long = actions.output(1) * 4_090
+    puts = [flow(1, long), flow(2), group(GROUP), (facts.bucket_key(GROUP, 1), long), bucket(GROUP, 2, 1)]
+    assert sorted(switch.apply(Batch([], puts))) == sorted(
+        Refusal(key, "OFPBAC_BAD_LEN") for key in (puts[0][0], puts[3][0])
+    )
+    assert switch.read() == dict([puts[1], puts[2], puts[4]])
+
+
 def test_groups_that_somebody_else_changed_are_looked_at_again(bridge, connect) -> None:
     ours, other = connect(bridge).switch, connect(bridge).switch
     assert ours.apply(Batch([], [group(GROUP), bucket(GROUP, 1, 1), bucket(GROUP, 2, 1)])) == []

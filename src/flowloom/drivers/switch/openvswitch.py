@@ -18,6 +18,7 @@ from flowloom.drivers.switch.plan import (
     plan,
     read_groups,
     settle,
+    too_long,
     touches_groups,
 )
 from flowloom.kernel.errors import Unavailable
@@ -106,7 +107,7 @@ class OpenVSwitch:
 
     def apply(self, batch: Batch) -> list[Refusal]:
         """One verified bundle; refused members are left out and the rest goes in again, see `plan` for the order."""
-        refused: dict[bytes, str] = {}
+        refused = dict.fromkeys(too_long(batch), "OFPBAC_BAD_LEN")
         one_key_each, fresh = False, False
         with _Call(self):
             if touches_groups(batch):
@@ -229,6 +230,8 @@ class OpenVSwitch:
     def _watch(self) -> None:
         """The thread: packets, echo requests, loss."""
         try:
+            with self._calling:
+                self._flows.taken()
             self._deliver(self._packets.taken())
             while not self._lost:
                 for fd, _ in self._poll.poll():
@@ -333,8 +336,12 @@ class _Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         switch = self._switch
-        if error is None:
+        try:
+            if error is not None:
+                raise Unavailable(str(error))
+            switch._flows.taken()  # Polling does not tell of an echo request that came behind the last answer.
             switch._poll.register(switch._flows, select.EPOLLIN)
-        else:
-            switch._lose(str(error))
-        switch._calling.release()
+        except Unavailable as lost:
+            switch._lose(str(lost))  # What the call has found out stands.
+        finally:
+            switch._calling.release()

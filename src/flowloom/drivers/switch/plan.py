@@ -21,6 +21,8 @@ FIRST_XID: Final = 0x1000_0000
 """Transaction id of the first member; the member's place in the plan is added."""
 
 _BUCKETS_BYTES_MAX: Final = 60_000
+_FACT_BYTES_MAX: Final = messages.MESSAGE_MAX_BYTES - 100
+"""What a flow or a bucket may take, so that it fits into a member of a bundle."""
 _GROUP_BYTES_MAX: Final = messages.MESSAGE_MAX_BYTES - 32
 """Open vSwitch describes a group in one message, whose length wraps when it is longer: it could not be read back."""
 
@@ -120,6 +122,11 @@ def plan(batch: Batch, groups: Groups, *, one_key_each: bool) -> Plan:
     for group_id, change in changes.items():
         _plan_departures(made, group_id, change, groups.get(group_id))
     return made
+
+
+def too_long(batch: Batch) -> list[bytes]:
+    """Keys of facts that no message can hold."""
+    return [key for key, value in batch.puts if len(key) + len(value) > _FACT_BYTES_MAX]
 
 
 def overfull(batch: Batch, groups: Groups) -> list[bytes]:
