@@ -29,9 +29,11 @@ from flowloom.apps.switching import TunnelPorts
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.kernel.inbox import Inbox
 from flowloom.model.keys import deployment_prefix
+from flowloom.model.records import Chassis
 from flowloom.northbound.bus import Bus, Publisher
 from flowloom.northbound.follower import Follower, FollowerSettings
 from flowloom.northbound.plugins import open_bus, open_store
+from flowloom.northbound.store import Store
 from flowloom.southbound.interfaces import BridgeSetup, Interfaces, TunnelPort
 
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
@@ -73,7 +75,9 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     from flowloom.drivers.switch.openvswitch import open_switch
     from flowloom.northbound.keys import claim_key
 
-    claim = partial(claim_key, deployment=settings.deployment, kind="chassis", id=settings.chassis)
+    def claim(opened: Store) -> int:
+        return claim_key(opened, settings.deployment, Chassis.kind, settings.chassis)
+
     north = StoreThreads(store, claim, publisher, inbox.put)
     stack.callback(north.close, CLOSE_SECONDS)
     if bus is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from random import Random
 from urllib.parse import quote
 
 from flowloom.kernel.errors import Rejected
@@ -19,10 +18,9 @@ from flowloom.northbound.store import Store, Write
 _TRIES_MAX = 64
 
 
-def claim_key(store: Store, deployment: str, kind: str, owner: str, random: Random | None = None) -> int:
+def claim_key(store: Store, deployment: str, kind: str, owner: str) -> int:
     """The integer 1..MAX_KEY of `owner` among all of `kind`; the same at every call, no other owner's.
 
-    random: not needed, and taken for callers that pass their source of chance everywhere.
     Raises Unavailable (call again: a claim whose answer was lost is found), Rejected when 64 numbers in
     a row are others'.
     """
