@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import queue
 import struct
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import random_tables
 
 from flowloom.drivers.switch.openvswitch import open_switch

@@ -40,8 +40,7 @@ def _slots(*places: tuple[Field, int]) -> tuple[Slot, ...]:
     return tuple(Slot(field.order, offset, field.size) for field, offset in places)
 
 
-# Of an ARP operation only the low byte is known, and written.
-_ARP_SLOTS = (Slot(f.ARP_OP.order, 7, 1), *_slots((f.ARP_SHA, 8), (f.ARP_SPA, 14), (f.ARP_THA, 18), (f.ARP_TPA, 24)))
+_ARP_SLOTS = _slots((f.ARP_OP, 6), (f.ARP_SHA, 8), (f.ARP_SPA, 14), (f.ARP_THA, 18), (f.ARP_TPA, 24))
 _IPV4_SLOTS = _slots((f.IP_TTL, 8), (f.IP_SRC, 12), (f.IP_DST, 16))
 _IPV6_SLOTS = _slots((f.IP_TTL, 7), (f.IP6_SRC, 8), (f.IP6_DST, 24))
 _L4: dict[int, tuple[int, int | None, tuple[tuple[Field, int], ...]]] = {
@@ -198,9 +197,11 @@ class Packet:
         body = body[: 40 + length]
         values = self.values
         values[_IP6_SRC], values[_IP6_DST] = int.from_bytes(src, "big"), int.from_bytes(dst, "big")
+        behind = _behind_extensions(body, proto)
+        if behind is None:
+            return
+        values[_PROTO], at, values[_FRAG] = behind
         values[_TTL], values[_DSCP] = hop_limit, first >> 22 & 0x3F
-        proto, at, fragment = _behind_extensions(body, proto)
-        values[_PROTO], values[_FRAG] = proto, fragment
         self._slots = _IPV6_SLOTS
         self._read_transport(body, at, (8, 40))
 
@@ -221,12 +222,12 @@ class Packet:
         self._check, self._pseudo = (at + check, at, end), pseudo
 
 
-def _behind_extensions(body: bytes, proto: int) -> tuple[int, int, int]:
-    """(protocol, offset, fragment bits) behind the extension headers; protocol 0 at 0 when they are cut."""
+def _behind_extensions(body: bytes, proto: int) -> tuple[int, int, int] | None:
+    """(protocol, offset, fragment bits) behind the extension headers; None when they are cut."""
     at, fragment = 40, 0
     while proto in (0, 43, 44, 51, 60):
         if len(body) - at < 8:
-            return proto, len(body), fragment
+            return None
         following, size = body[at], body[at + 1]
         if proto == 44:
             offset = int.from_bytes(body[at + 2 : at + 4], "big")
@@ -236,6 +237,8 @@ def _behind_extensions(body: bytes, proto: int) -> tuple[int, int, int]:
             proto, at = following, at + 8
             continue
         proto, at = following, at + ((size + 2) * 4 if proto == 51 else (size + 1) * 8)
+        if at > len(body):
+            return None
     return proto, at, fragment
 
 

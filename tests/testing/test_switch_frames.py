@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from random import Random
 
 import pytest
+import random_tables
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import random_tables
 
 from flowloom.openflow import fields as f
 from flowloom.packet import ethernet, icmp, ipv4, udp
