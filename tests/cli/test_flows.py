@@ -27,7 +27,7 @@ def test_flows_are_a_table_for_each_host() -> None:
         "LOOKUP        200  NETWORK=7, eth_dst=fa:16:3e:00:00:01  OUT_KEY=5, goto DELIVER  l2\n"
         "DELIVER         0  any                                   drop                     l2\n"
         "\n"
-        "h2: 1 flows\n"
+        "h2: 1 flow\n"
         "TABLE    PRIORITY  MATCH  ACTIONS  APP\n"
         "DELIVER         0  any    drop     l2\n"
     )

@@ -51,11 +51,11 @@ def test_port_that_waits_for_the_store() -> None:
         "accepted   done           1  committed in Neutron\n"
         "bound      done           -  to host h1\n"
         "store      unknown        -  not yet in the store: the store does not answer (since 12 s)\n"
-        "agent      waits          -  the agent of h1 has not received it\n"
+        "agent      waits          -  -\n"
         "interface  waits          -  no interface with external_ids:iface-id=1b2c on h1\n"
-        "switch     waits          0  the switch of h1 has not yet confirmed the flows of version 1\n"
+        "switch     waits          0  -\n"
         "report     unknown        -  the store does not answer: timed out\n"
-        "ACTIVE     waits          -  the agent of h1 reported it up; Neutron still says DOWN\n"
+        "ACTIVE     waits          -  -\n"
     )
 
 

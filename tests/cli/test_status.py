@@ -34,9 +34,9 @@ def test_quiet_agent_and_switch_are_up() -> None:
         ({"backlog": 3, "gap": 4}, "behind", "3 rules to run, 4 flows to send"),
         ({"store": Link(False, 9, "timed out")}, "behind", "store does not answer: timed out"),
         ({"bus": Link(False, 9, "gone")}, "behind", "bus does not answer: gone"),
-        ({"refused": (Refused("f", "e"),)}, "faulty", "1 flows refused by the switch"),
-        ({"bad_records": (BadRecord("k", "w"),) * 2}, "faulty", "2 records unreadable"),
-        ({"failures": ("l2: boom",), "in_sync": False}, "faulty", "not in sync with the store; 1 rules failed"),
+        ({"refused": (Refused("f", "e"),)}, "faulty", "1 refused flow"),
+        ({"bad_records": (BadRecord("k", "w"),) * 2}, "faulty", "2 unreadable records"),
+        ({"failures": ("l2: boom",), "in_sync": False}, "faulty", "not in sync with the store; 1 failed rule"),
     ],
 )
 def test_agent_that_is_behind_or_faulty_says_why(change: dict[str, object], state: str, note: str) -> None:

@@ -18,7 +18,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class SwitchLink(msgspec.Struct, frozen=True):
-    """An agent's connection to its switch.  flows: facts it has confirmed."""
+    """An agent's connection to its switch.  flows: with groups and buckets, that it has confirmed."""
 
     connected: bool = False
     flows: int = 0
@@ -106,7 +106,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """Full recompute against what the agent wants and what its switch holds."""
+    """Full recompute against what the agent wants and what its switch holds.  flows: with groups and buckets."""
 
     equal: bool = False
     flows: int = 0

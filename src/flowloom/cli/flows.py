@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from flowloom.cli.answers import Check, Flow, Flows
 from flowloom.cli.ask import ask
 from flowloom.cli.deployment import find
-from flowloom.cli.table import clean, emit, say, table
+from flowloom.cli.table import clean, count, emit, say, table
 
 FLOWS_SECONDS = 30.0
 CHECK_SECONDS = 120.0
@@ -51,7 +51,7 @@ def show_flows(flows: dict[str, Sequence[Flow]], explain: bool) -> str:
         body = [lines[0]]
         for line, flow in zip(lines[1:], of_host, strict=True):
             body += [line, *(_because(flow) if explain else ())]
-        sections.append(f"{clean(host)}: {len(of_host)} flows\n" + "\n".join(body) + "\n")
+        sections.append(f"{clean(host)}: {count(len(of_host), 'flow')}\n" + "\n".join(body) + "\n")
     return "\n".join(sections)
 
 

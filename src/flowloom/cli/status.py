@@ -22,7 +22,7 @@ from flowloom.cli import sources
 from flowloom.cli.answers import AgentStatus, RecoveryStatus
 from flowloom.cli.ask import ask
 from flowloom.cli.deployment import Deployment, find
-from flowloom.cli.table import age, emit, say, table
+from flowloom.cli.table import age, count, emit, say, table
 from flowloom.kernel.errors import FlowloomError, Misconfigured, Unavailable
 from flowloom.northbound.bus import BusEvent, Heartbeat
 
@@ -189,9 +189,9 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
         notes.append(f"store does not answer: {status.store.why}".rstrip(": "))
     if status.bus is not None and not status.bus.connected:
         notes.append(f"bus does not answer: {status.bus.why}".rstrip(": "))
-    notes += [f"{count} {what}" for what, count in faults.items() if count]
+    notes += [count(number, what) for what, number in faults.items() if number]
     if undone:
-        notes.append(f"{status.backlog} rules to run, {status.gap} flows to send")
+        notes.append(f"{count(status.backlog, 'rule')} to run, {count(status.gap, 'flow')} to send")
     if not notes and status.store.contact_seconds is not None:
         notes.append(f"in sync; store heard {age(status.store.contact_seconds)} ago")
     state: State = "up"
@@ -206,7 +206,7 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
     if any(faults.values()):
         state = "faulty"
     switch = status.switch
-    of_switch = Row(f"switch {host}", "up", note=f"{switch.flows} flows")
+    of_switch = Row(f"switch {host}", "up", note=count(switch.flows, "flow"))
     if not switch.connected:
         of_switch = Row(f"switch {host}", "down", note=switch.why or "not connected")
     return [Row(f"agent {host}", state, undone, note="; ".join(notes)), of_switch]
@@ -215,7 +215,7 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
 def _faults(status: AgentStatus) -> Mapping[str, int]:
     """What needs an operator: it will not pass by waiting."""
     return {
-        "flows refused by the switch": len(status.refused),
-        "records unreadable": len(status.bad_records),
-        "rules failed": len(status.failures),
+        "refused flow": len(status.refused),
+        "unreadable record": len(status.bad_records),
+        "failed rule": len(status.failures),
     }

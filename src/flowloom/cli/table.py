@@ -42,6 +42,11 @@ def age(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def count(number: int, thing: str) -> str:
+    """`1 flow`, `2 flows`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def emit(document: object, stream: TextIO | None = None) -> None:
     """`document` (msgspec structs, dataclasses or plain data) as indented JSON and a newline."""
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
