@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import random_tables
 
 from flowloom.drivers.switch.openvswitch import open_switch
 from flowloom.openflow import actions as a
@@ -19,6 +18,7 @@ from flowloom.openflow import fields as f
 from flowloom.openflow.fields import FIELDS
 from flowloom.openflow.match import Term, encode_match
 from flowloom.southbound.switch import Batch, PacketIn, Refusal, Switch
+from flowloom.testing import random_tables
 from flowloom.testing.fake_switch import FakeSwitch
 from flowloom.testing.ovs import real_ovs
 from flowloom.testing.programs import PORT_TABLE

@@ -5,12 +5,12 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-import random_tables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowloom.openflow import fields as f
-from flowloom.packet import ethernet, icmp, ipv4, udp
+from flowloom.packet import ethernet, icmp, ipv4, ipv6, udp
+from flowloom.testing import random_tables
 from flowloom.testing.frames import Packet
 
 quads = st.integers(0, 0xFFFF_FFFF)
@@ -81,3 +81,44 @@ def test_tags_are_pushed_and_popped() -> None:
     packet.pop_vlan()
     assert packet.encode() == frame[:12] + frame[16:]
     assert packet.values[f.VLAN_VID.order] == 0
+
+
+def test_a_datagram_without_checksum_gets_none_and_a_checksum_never_becomes_none() -> None:
+    bare = bytearray(udp.build_udp4(1, 2, 3, 4, 5, 6, b"data"))
+    bare[40:42] = b"\0\0"
+    assert rewritten(bytes(bare), ip_src=9)[40:42] == b"\0\0"
+    # The port that makes the sum all ones, whose complement would read as "no checksum".
+    zero = udp.Udp(5, 0, b"").encode(3, 4)
+    port = int.from_bytes(zero[6:8], "big")
+    frame = rewritten(udp.build_udp4(1, 2, 3, 4, 5, 6, b""), udp_dst=port)
+    assert frame[40:42] == b"\xff\xff"
+    assert udp.parse_udp4(frame).datagram == udp.Udp(5, port, b"")
+
+
+SOLICITED = 0x20010DB8 << 96 | 7
+
+
+def solicitation(code: int = 0, option: bytes = b"\1\1\2\0\0\0\0\7") -> dict[str, int]:
+    """What is read of a neighbour solicitation for SOLICITED with this link-layer option."""
+    data = bytes((135, code, 0, 0, 0, 0, 0, 0)) + SOLICITED.to_bytes(16, "big") + option
+    packet = ipv6.Ipv6(1, 2, ipv6.ICMPV6, data, 255)
+    values = Packet(ethernet.Ethernet(1, 2, ethernet.IPV6, packet.encode()).encode()).values
+    return {name: values[f.FIELDS[name].order] for name in ("icmp6_type", "nd_target", "nd_sll", "nd_tll")}
+
+
+def test_neighbour_discovery_is_read_only_where_it_is_well_formed() -> None:
+    read = {"icmp6_type": 135, "nd_target": SOLICITED, "nd_sll": 0x020000000007, "nd_tll": 0}
+    assert solicitation() == read
+    assert solicitation(option=b"\x0e\1" + bytes(6) + b"\1\1\2\0\0\0\0\7") == read
+    assert solicitation(option=b"\1\2\2\0\0\0\0\7" + bytes(8)) == {**read, "nd_sll": 0}
+    assert solicitation(option=b"\2\1\2\0\0\0\0\7") == {**read, "nd_sll": 0}
+    assert solicitation(option=b"\1\0\2\0\0\0\0\7") == {**read, "nd_sll": 0}
+    assert solicitation(code=1) == {**read, "nd_target": 0, "nd_sll": 0}
+
+
+def test_a_later_fragment_has_no_ports_to_read() -> None:
+    packet = ipv4.Ipv4(3, 4, ipv4.UDP, udp.Udp(5, 6, b"data").encode(3, 4), fragment=1)
+    frame = ethernet.Ethernet(1, 2, ethernet.IPV4, packet.encode()).encode()
+    values = Packet(frame).values
+    assert [values[field.order] for field in (f.IP_FRAG, f.IP_PROTO, f.UDP_SRC, f.UDP_DST)] == [3, 17, 0, 0]
+    assert rewritten(frame, ip_src=9)[34:] == frame[34:]

@@ -42,6 +42,8 @@ POOLS: Final[dict[str, tuple[int, ...]]] = {
 }
 KINDS: Final[tuple[tuple[dict[str, int], str], ...]] = (
     ({}, ""),
+    ({"eth_type": 0x05FF}, ""),
+    ({"eth_type": 0x88CC}, ""),
     ({"eth_type": 0x0806}, "arp_op arp_spa arp_tpa arp_sha arp_tha"),
     ({"eth_type": 0x0800}, "ip_src ip_dst ip_ttl ip_dscp ip_frag"),
     ({"eth_type": 0x0800, "ip_proto": 17}, "ip_src ip_dst ip_ttl udp_src udp_dst"),
