@@ -235,7 +235,7 @@ class AgentCore:
     # Records and interfaces -----------------------------------------------------------------------
 
     def _step(self, step: Step, now: float) -> list[Effect]:
-        for kind, id, record in self.inlet.records(step.changes):
+        for kind, id, record, _ in self.inlet.changes(step.changes):
             if kind is PortStatus:
                 self._found_status(id, record)  # type: ignore[arg-type]
                 continue

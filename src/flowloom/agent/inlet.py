@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from flowloom.kernel.errors import Rejected
-from flowloom.model.codec import decode
-from flowloom.model.keys import Key, parse_key
-from flowloom.model.records import NORTHBOUND, PortStatus, Record
+from flowloom.model.keys import NO_PROJECT, scope_prefix
+from flowloom.model.records import PortStatus
 from flowloom.northbound.store import Entry
+from flowloom.northbound.topology import Change, entries_to_changes
 
 BAD_MAX: Final = 1000
 """Unreadable records that are remembered by name; all of them are counted."""
 
-_KINDS: Final = {kind.kind: kind for kind in NORTHBOUND}
+_STATUS: Final = f"/{PortStatus.kind}/"
 
 
 class Inlet:
@@ -23,45 +22,21 @@ class Inlet:
     def __init__(self, deployment: str, chassis: str) -> None:
         self.bad: dict[str, str] = {}
         self.bad_count = 0
-        self._deployment = deployment
-        self._chassis = chassis
+        self._own = scope_prefix(deployment, NO_PROJECT, chassis)
 
-    def records(self, entries: Iterable[Entry]) -> Iterator[tuple[type[Record], str, Record | None]]:
-        """(kind, id, record; None: gone) of each entry that concerns this node.
+    def changes(self, entries: Iterable[Entry]) -> Sequence[Change]:
+        """What concerns this node, in order.
 
         Port statuses of other chassis are passed over unread: nobody here asks for them, and there are as
         many as ports.  A record that became unreadable is left as it was known.
         """
-        for entry in entries:
-            if "!" in entry.key:
-                continue  # Not a record: the store's own bookkeeping, see `northbound.limits`.
-            try:
-                found = self._record(entry)
-            except Rejected as error:
-                self.bad_count += 1
-                if len(self.bad) < BAD_MAX:
-                    self.bad[entry.key] = error.why
-                continue
-            if self.bad:
+        kept = [entry for entry in entries if _STATUS not in entry.key or entry.key.startswith(self._own)]
+        changes, unreadable = entries_to_changes(kept)
+        if self.bad:
+            for entry in kept:
                 self.bad.pop(entry.key, None)
-            if found is not None:
-                yield found
-
-    def _record(self, entry: Entry) -> tuple[type[Record], str, Record | None] | None:
-        key: Key = parse_key(entry.key)
-        kind = _KINDS.get(key.kind)
-        if kind is None:
-            if entry.value is None:
-                return None
-            raise Rejected(entry.key, f"unknown kind {key.kind!r}")
-        if kind is PortStatus and key.scope != self._chassis:
-            return None
-        if entry.value is None:
-            return kind, key.id, None
-        record = decode(entry.key, entry.value, key.kind)
-        if record.id != key.id or record.version != entry.version:
-            raise Rejected(
-                entry.key,
-                f"it says it is {record.id!r} version {record.version}, the store has version {entry.version}",
-            )
-        return kind, key.id, record
+        for key, why in unreadable:
+            self.bad_count += 1
+            if len(self.bad) < BAD_MAX:
+                self.bad[key] = why
+        return changes
