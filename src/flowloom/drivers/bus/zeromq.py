@@ -1,408 +1,260 @@
-"""The bus on ZeroMQ: publishers -> forwarder -> subscribers.
+"""The ZeroMQ bus: publish/subscribe through forwarders (`flowloom bus`), no broker state.
 
-    zmq+tcp://host:PORT[,host:PORT…][?heartbeat_seconds=1]    publishers connect to PORT, subscribers to PORT + 1
-    zmq+ipc:///directory[?heartbeat_seconds=1]                directory/in.sock and directory/out.sock
+URL: `zmq+ipc:///dir` or `zmq+tcp://host:port[,host:port…]`, `?heartbeat_seconds=1&hwm=10000`.  With several
+endpoints everything is sent to all and copies are dropped on arrival, so one may die without a loss.
 
-A forwarder (`run_forwarder`, the command `flowloom bus`) keeps nothing; with several, clients connect to
-all of them and drop doubles.  ZeroMQ drops silently what does not fit a queue or comes before a
-subscription is in force: sequences and heartbeats make the first visible, and `Gone` is delivered with
-the first message of every connection, when its subscriptions certainly are in force.
-
-A message is three frames: topic (a key; a scope for its heartbeat; `~` for signs of life), head, value.
-Open a bus after a fork, not before: ZeroMQ's threads do not survive one.
+Nobody waits for anybody: what exceeds `hwm` messages of a queue is dropped, and the numbers show it.
+Open the bus after forking; a publisher's name is one process's alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from flowloom.kernel.errors import Misconfigured, Unavailable
+from flowloom.drivers.bus.zeromq_forwarder import run_forwarder
+from flowloom.drivers.bus.zeromq_wire import BEAT_TOPIC, Address, decode, encode, parse_url
+from flowloom.kernel.errors import Unavailable
 from flowloom.northbound.bus import BusEvent, Gone, Heartbeat, Notice
 from flowloom.northbound.numbering import Numbering
 
-_Kept = TypeVar("_Kept", "ZmqPublisher", "ZmqSubscription")
+__all__ = ["ZeromqBus", "open_bus", "run_forwarder"]
 
-LIFE_TOPIC: Final = b"~"
-"""Sorts after every key: ZeroMQ renews subscriptions in this order, so whoever hears it hears the others too."""
+_CLOSE_SECONDS = 1.0
+_ATTACH_SECONDS = 0.5
+_DRAIN_MAX = 1000
+_PUBLISHERS_MAX = 10_000
 
-QUEUE_MAX: Final = 100_000
-"""Messages queued for one peer; what comes on top is dropped, and its loss seen."""
-
-LINGER_MS: Final = 1000
-_IPC_PATH_BYTES_MAX: Final = 107
-_STOP_LOOK_SECONDS: Final = 0.2
+Socket = zmq.Socket[bytes]
 
 
-class _Head(msgspec.Struct, array_like=True):
-    """version 0: a heartbeat.  deleted: a tombstone (its value frame is empty)."""
-
-    publisher: str
-    epoch: int
-    sequence: int
-    previous: int = 0
-    version: int = 0
-    deleted: bool = False
+def open_bus(url: str) -> ZeromqBus:
+    """The bus at `url`.  Forwarders that are not there yet are connected when they are."""
+    return ZeromqBus(parse_url(url))
 
 
-_ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(_Head).decode
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where one forwarder is: what publishers and what subscribers connect to."""
-
-    publishers: str
-    subscribers: str
-
-
-@dataclass(frozen=True)
-class Address:
-    """A parsed URL."""
-
-    endpoints: tuple[Endpoint, ...]
-    heartbeat_seconds: float
-
-
-def parse_url(url: str) -> Address:
-    """Misconfigured when `url` is not of the forms above."""
-    parts = urlsplit(url)
-    heartbeat = _heartbeat(url, parts.query)
-    if parts.scheme == "zmq+ipc":
-        directory = parts.path.rstrip("/")
-        if parts.netloc or not directory.startswith("/"):
-            raise Misconfigured("bus", f"{url!r}: write zmq+ipc:///absolute/directory")
-        if len(f"{directory}/out.sock".encode()) > _IPC_PATH_BYTES_MAX:
-            raise Misconfigured("bus", f"{directory!r} is too long for a unix socket's path; use a shorter directory")
-        return Address((Endpoint(f"ipc://{directory}/in.sock", f"ipc://{directory}/out.sock"),), heartbeat)
-    if parts.scheme != "zmq+tcp" or parts.path not in ("", "/") or not parts.netloc:
-        raise Misconfigured("bus", f"{url!r}: write zmq+tcp://host:port[,host:port] or zmq+ipc:///directory")
-    return Address(tuple(_tcp(url, one) for one in parts.netloc.split(",")), heartbeat)
-
-
-def _heartbeat(url: str, query: str) -> float:
-    options = parse_qs(query, keep_blank_values=True)
-    unknown = set(options) - {"heartbeat_seconds"}
-    if unknown:
-        raise Misconfigured("bus", f"{url!r}: unknown option {sorted(unknown)[0]!r}; known: heartbeat_seconds")
-    text = options.get("heartbeat_seconds", ["1"])[-1]
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.01 <= seconds <= 60:
-        raise Misconfigured("bus", f"{url!r}: heartbeat_seconds is {text!r}, not a number from 0.01 to 60")
-    return seconds
-
-
-def _tcp(url: str, text: str) -> Endpoint:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 1 <= int(port) <= 65534:
-        raise Misconfigured("bus", f"{url!r}: {text!r} is not host:port with a port from 1 to 65534")
-    return Endpoint(f"tcp://{host}:{port}", f"tcp://{host}:{int(port) + 1}")
-
-
-def open_bus(url: str) -> ZmqBus:
-    """The bus at `url`; connects in the background, so a forwarder that is down is no error here."""
-    return ZmqBus(parse_url(url))
-
-
-class ZmqBus:
-    """See `northbound.bus.Bus`."""
+class ZeromqBus:
+    """Implements `northbound.bus.Bus`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._context = zmq.Context()
-        self._open: list[ZmqPublisher | ZmqSubscription] = []
-        self._closed = False
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._opened: list[ZeromqPublisher | ZeromqSubscription] = []
+        self._lock = threading.Lock()
+        self._last_epoch = 0
 
-    def publisher(self, name: str) -> ZmqPublisher:
-        return self._keep(ZmqPublisher(self._context, self._address, name))
+    def publisher(self, name: str) -> ZeromqPublisher:
+        with self._lock:
+            self._check_open()
+            self._last_epoch = max(self._last_epoch + 1, time.time_ns() // 1000)
+            publisher = ZeromqPublisher(self._socket(zmq.XPUB), self._address, name, self._last_epoch)
+            self._opened.append(publisher)
+        return publisher
 
-    def subscribe(self, prefixes: Sequence[str], deliver: Callable[[BusEvent], None]) -> ZmqSubscription:
-        return self._keep(ZmqSubscription(self._context, self._address, prefixes, deliver))
-
-    def _keep(self, made: _Kept) -> _Kept:
-        if self._closed:
-            made.close()
-            raise Unavailable("the bus is closed")
-        self._open.append(made)
-        return made
+    def subscribe(self, prefixes: Sequence[str], deliver: Callable[[BusEvent], None]) -> ZeromqSubscription:
+        with self._lock:
+            self._check_open()
+            subscription = ZeromqSubscription(self._socket(zmq.SUB), self._address, prefixes, deliver)
+            self._opened.append(subscription)
+        return subscription
 
     def close(self) -> None:
-        self._closed = True
-        while self._open:
-            self._open.pop().close()
+        with self._lock:
+            opened, self._opened = self._opened, []
+        for one in opened:
+            one.close()
         self._context.term()
 
+    def _check_open(self) -> None:
+        if self._context.closed:
+            raise Unavailable("this bus is closed")
 
-def _socket(context: zmq.Context[Any], kind: int, address: Address) -> zmq.Socket[Any]:
-    made: zmq.Socket[Any] = context.socket(kind)
-    made.set(zmq.SNDHWM, QUEUE_MAX)
-    made.set(zmq.RCVHWM, QUEUE_MAX)
-    made.set(zmq.LINGER, LINGER_MS)
-    made.set(zmq.RECONNECT_IVL, 50)
-    made.set(zmq.RECONNECT_IVL_MAX, 1000)
-    interval_ms = int(address.heartbeat_seconds * 1000)
-    made.set(zmq.HEARTBEAT_IVL, interval_ms)
-    made.set(zmq.HEARTBEAT_TIMEOUT, 3 * interval_ms)
-    made.set(zmq.IPV6, 1)
-    return made
+    def _socket(self, kind: int) -> Socket:
+        place = self._context.socket(kind)
+        place.set_hwm(self._address.hwm)
+        for option, value in (
+            (zmq.IPV6, 1),
+            (zmq.RECONNECT_IVL, 50),  # Milliseconds, as those below.
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.HEARTBEAT_IVL, 2000),
+            (zmq.HEARTBEAT_TIMEOUT, 6000),
+        ):
+            place.setsockopt(option, value)
+        return place
 
 
-class ZmqPublisher:
-    """See `northbound.bus.Publisher`.  One lock makes its socket usable from any thread."""
+class ZeromqPublisher:
+    """Implements `northbound.bus.Publisher`: a socket behind a lock, and a thread for the heartbeats."""
 
-    def __init__(self, context: zmq.Context[Any], address: Address, name: str) -> None:
-        self._lock = threading.Lock()
-        self._socket = _socket(context, zmq.PUB, address)
-        for endpoint in address.endpoints:
-            self._socket.connect(endpoint.publishers)
-        epoch = time.time_ns() // 1000
-        self._numbering = Numbering(name, epoch, time.monotonic(), address.heartbeat_seconds)
-        self._wake = threading.Event()
+    def __init__(self, place: Socket, address: Address, name: str, epoch: int) -> None:
+        self._place = place
+        self._lock = threading.Condition()
+        self._count = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._beat, name=f"bus heartbeat of {name}", daemon=True)
+        self._numbering = Numbering(name, epoch, time.monotonic(), address.heartbeat_seconds)
+        for endpoint in address.endpoints:
+            place.connect(endpoint.inward)
+        # What is sent before the forwarder has answered is lost; wait for it, but not for ever.
+        place.poll(int(_ATTACH_SECONDS * 1000), zmq.POLLIN)
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeats of {name}", daemon=True)
         self._thread.start()
 
     def publish(self, changes: Sequence[tuple[str, int, bytes | None]]) -> None:
         with self._lock:
             if self._closed:
-                raise Unavailable("the publisher is closed")
+                raise Unavailable("this publisher is closed")
             now = time.monotonic()
             for key, version, value in changes:
-                notice = self._numbering.notice(key, version, value, now)
-                head = _Head(
-                    notice.publisher, notice.epoch, notice.sequence, notice.previous, version, deleted=value is None
-                )
-                self._send([key.encode(), _ENCODE(head), value or b""])
-
-    def _send(self, frames: list[bytes]) -> None:
-        """A full queue drops, as ZeroMQ does: the sequence shows it."""
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            pass
-        except zmq.ZMQError as error:
-            raise Unavailable(f"bus: {error}") from error
-
-    def _beat(self) -> None:
-        """Send heartbeats when they are due; a scope's is due at the earliest one interval after its notice."""
-        while True:
-            with self._lock:
-                if self._closed:
-                    return
-                now = time.monotonic()
-                for beat in self._numbering.heartbeats(now):
-                    topic = beat.scope.encode() if beat.scope else LIFE_TOPIC
-                    self._send([topic, _ENCODE(_Head(beat.publisher, beat.epoch, beat.sequence)), b""])
-                due = self._numbering.next_due()
-            self._wake.wait(max(0.0, due - now))
+                self._send(self._numbering.notice(key, version, value, now))
 
     def close(self) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._wake.set()
-        self._thread.join()
-        self._socket.close()
+            for beat in self._numbering.heartbeats(float("inf")):  # What is owed, before nobody can pay it.
+                self._send(beat)
+            self._place.close(linger=int(_CLOSE_SECONDS * 1000))
+            self._lock.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        with self._lock:
+            while not self._closed:
+                for beat in self._numbering.heartbeats(time.monotonic()):
+                    self._send(beat)
+                with contextlib.suppress(zmq.Again):  # The subscriptions that forwarders tell of; of no interest.
+                    while True:
+                        self._place.recv(zmq.NOBLOCK)
+                self._lock.wait(max(0.0, self._numbering.next_due() - time.monotonic()))
+
+    def _send(self, event: Notice | Heartbeat) -> None:
+        self._count += 1
+        with contextlib.suppress(zmq.Again):  # A full queue: lost, and its number shows it.
+            self._place.send_multipart(encode(event, self._count), zmq.NOBLOCK)
 
 
-class _Line:
-    """A subscriber's connection to one forwarder.  fresh: nothing was received since it was (re)made."""
+class ZeromqSubscription:
+    """Implements `northbound.bus.Subscription`: one thread owns the socket and calls `deliver`.
 
-    def __init__(self, context: zmq.Context[Any], address: Address, endpoint: Endpoint) -> None:
-        self.socket = _socket(context, zmq.SUB, address)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self.name = endpoint.subscribers
-        self.fresh = True
-        self.socket.subscribe(LIFE_TOPIC)
-
-    def close(self) -> None:
-        self.socket.disable_monitor()
-        self.socket.close(linger=0)
-
-
-class ZmqSubscription:
-    """See `northbound.bus.Subscription`.  Its thread owns every socket; `_wake` gets its attention."""
+    malformed: messages that were none of this bus; counted and skipped.
+    """
 
     def __init__(
-        self,
-        context: zmq.Context[Any],
-        address: Address,
-        prefixes: Sequence[str],
-        deliver: Callable[[BusEvent], None],
+        self, place: Socket, address: Address, prefixes: Sequence[str], deliver: Callable[[BusEvent], None]
     ) -> None:
+        self.malformed = 0
+        self._place = place
         self._deliver = deliver
-        self._lock = threading.Lock()
-        self._wanted = frozenset(prefixes)
-        self._subscribed: frozenset[str] = frozenset()
+        self._prefixes: set[bytes] = set()
+        self._orders: deque[tuple[set[bytes], threading.Event]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
-        self._heard: dict[str, tuple[int, int]] = {}
-        self._wake, self._woken = socket.socketpair()
-        self._lines = [_Line(context, address, endpoint) for endpoint in address.endpoints]
-        self._apply_prefixes()
-        for line in self._lines:
-            line.socket.connect(line.name)
+        self._close_lock = threading.Lock()
+        self._seen: dict[str, tuple[int, int]] = {}  # publisher -> (epoch, count)
+        self._live: set[str] = set()
+        self._was_live = False
+        place.setsockopt(zmq.LINGER, 0)
+        place.subscribe(BEAT_TOPIC)
+        self._monitor = place.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._subscribe({prefix.encode() for prefix in prefixes})
+        for endpoint in address.endpoints:
+            place.connect(endpoint.outward)
         self._thread = threading.Thread(target=self._run, name="bus subscription", daemon=True)
         self._thread.start()
 
     def replace_prefixes(self, prefixes: Sequence[str]) -> None:
-        with self._lock:
-            self._wanted = frozenset(prefixes)
-        self._wake.send(b"p")
+        wanted = {prefix.encode() for prefix in prefixes}
+        if threading.current_thread() is self._thread:
+            self._subscribe(wanted)
+            return
+        done = threading.Event()
+        self._orders.append((wanted, done))
+        with self._close_lock:
+            if self._closed:
+                return
+            os.eventfd_write(self._wake, 1)
+        done.wait(_CLOSE_SECONDS)
 
     def close(self) -> None:
-        with self._lock:
+        with self._close_lock:
             if self._closed:
                 return
             self._closed = True
-        self._wake.send(b"c")
-        if threading.current_thread() is not self._thread:
+            os.eventfd_write(self._wake, 1)
+        if self._thread is not threading.current_thread():
             self._thread.join()
-            self._wake.close()
-
-    def _apply_prefixes(self) -> None:
-        """Add before removing, so that what both sets hold is not interrupted."""
-        with self._lock:
-            wanted = self._wanted
-        for line in self._lines:
-            for prefix in sorted(wanted - self._subscribed):
-                line.socket.subscribe(prefix)
-            for prefix in sorted(self._subscribed - wanted):
-                line.socket.unsubscribe(prefix)
-        self._subscribed = wanted
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._woken, zmq.POLLIN)
-        for line in self._lines:
-            poller.register(line.socket, zmq.POLLIN)
-            poller.register(line.monitor, zmq.POLLIN)
-        try:
-            while not self._closed:
-                ready = dict(poller.poll())
-                if self._woken.fileno() in ready:
-                    self._woken.recv(4096)
-                    self._apply_prefixes()
-                for line in self._lines:
-                    if line.monitor in ready:
-                        self._watch(line)
-                    if line.socket in ready:
-                        self._receive(line)
-        finally:
-            for line in self._lines:
-                line.close()
-            self._woken.close()
+        for source in (self._place, self._monitor, self._wake):
+            poller.register(source, zmq.POLLIN)
+        while not self._closed:
+            ready = dict(poller.poll())
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+                self._obey()
+            if self._monitor in ready:
+                self._watch_connections()
+            if self._place in ready:
+                self._drain()
+        self._place.disable_monitor()
+        self._monitor.close(linger=0)
+        self._place.close(linger=0)
+        os.close(self._wake)
 
-    def _watch(self, line: _Line) -> None:
-        event = recv_monitor_message(line.monitor)["event"]
-        if event == zmq.EVENT_DISCONNECTED:
-            line.fresh = True
-            self._say(Gone(f"connection to {line.name} lost"))
+    def _obey(self) -> None:
+        while self._orders:
+            wanted, done = self._orders.popleft()
+            self._subscribe(wanted)
+            done.set()
 
-    def _receive(self, line: _Line) -> None:
-        """Everything that is there, up to a bound, so that a flood does not starve a close."""
-        for _ in range(1000):
-            try:
-                frames = line.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            if line.fresh:
-                line.fresh = False
-                self._say(Gone(f"connected to {line.name}: what came before was not heard"))
-            event = self._event(frames)
-            if event is not None:
-                self._say(event)
+    def _subscribe(self, wanted: set[bytes]) -> None:
+        for prefix in wanted - self._prefixes:
+            self._place.subscribe(prefix)
+        for prefix in self._prefixes - wanted:
+            self._place.unsubscribe(prefix)
+        self._prefixes = wanted
 
-    def _event(self, frames: list[bytes]) -> BusEvent | None:
-        """The event in a message; None for a double, and for what is not of this bus."""
-        try:
-            topic, head_bytes, value = frames
-            head = _DECODE(head_bytes)
-            key = topic.decode()
-        except (ValueError, msgspec.DecodeError):
-            return None
-        if not head.version:
-            return Heartbeat(head.publisher, head.epoch, head.sequence, "" if topic == LIFE_TOPIC else key)
-        number = (head.epoch, head.sequence)
-        if len(self._lines) > 1 and number <= self._heard.get(head.publisher, (0, 0)):
-            return None
-        self._heard[head.publisher] = number
-        return Notice(
-            head.publisher,
-            head.epoch,
-            head.sequence,
-            head.previous,
-            key,
-            head.version,
-            None if head.deleted else value,
-        )
+    def _watch_connections(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                endpoint = event["endpoint"].decode()
+                if event["event"] == zmq.EVENT_DISCONNECTED:
+                    self._live.discard(endpoint)
+                    if not self._live:
+                        self._deliver(Gone(f"the connection to {endpoint} was lost"))
+                else:
+                    if not self._live and self._was_live:
+                        self._deliver(Gone(f"the connection to {endpoint} is back; it was away for a while"))
+                    self._live.add(endpoint)
+                    self._was_live = True
 
-    def _say(self, event: BusEvent) -> None:
-        if not self._closed:
-            self._deliver(event)
+    def _drain(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_DRAIN_MAX):
+                if self._closed:
+                    return
+                message = decode(self._place.recv_multipart(zmq.NOBLOCK))
+                if message is None:
+                    self.malformed += 1
+                elif self._is_new(*message):
+                    self._deliver(message[0])
 
-
-def run_forwarder(url: str, stop: threading.Event | None = None) -> None:
-    """Forward until `stop` is set (None: for ever); for a URL with several endpoints, at the first of them.
-
-    Misconfigured when the address cannot be listened at.
-    """
-    (endpoint, *_) = parse_url(url).endpoints
-    context: zmq.Context[Any] = zmq.Context()
-    incoming, outgoing = context.socket(zmq.SUB), context.socket(zmq.PUB)
-    for each in (incoming, outgoing):
-        each.set(zmq.SNDHWM, QUEUE_MAX)
-        each.set(zmq.RCVHWM, QUEUE_MAX)
-        each.set(zmq.LINGER, 0)
-        each.set(zmq.IPV6, 1)
-    incoming.subscribe(b"")
-    try:
-        _bind(incoming, endpoint.publishers)
-        _bind(outgoing, endpoint.subscribers)
-    except Misconfigured:
-        context.destroy(linger=0)
-        raise
-
-    def forward() -> None:
-        try:
-            zmq.proxy(incoming, outgoing)
-        except zmq.ContextTerminated:
-            pass
-        finally:
-            incoming.close()
-            outgoing.close()
-
-    thread = threading.Thread(target=forward, name="bus forwarder", daemon=True)
-    thread.start()
-    while thread.is_alive() and not (stop is not None and stop.wait(_STOP_LOOK_SECONDS)):
-        thread.join(_STOP_LOOK_SECONDS)
-    context.term()
-    thread.join()
-
-
-def _bind(made: zmq.Socket[Any], address: str) -> None:
-    if address.startswith("ipc://"):
-        path = Path(address.removeprefix("ipc://"))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Misconfigured("bus", f"{path.parent}: {os.strerror(error.errno or 0)}") from error
-    try:
-        made.bind(address)
-    except zmq.ZMQError as error:
-        raise Misconfigured("bus", f"cannot listen at {address}: {error}; is another forwarder running?") from error
+    def _is_new(self, event: Notice | Heartbeat, count: int) -> bool:
+        """Whether this is no copy of a message that came another way, nor overtaken by a later one."""
+        epoch, last = self._seen.pop(event.publisher, (0, 0))
+        fresh = event.epoch != epoch or count > last
+        self._seen[event.publisher] = (event.epoch, count) if fresh else (epoch, last)
+        if len(self._seen) > _PUBLISHERS_MAX:
+            del self._seen[next(iter(self._seen))]
+        return fresh
