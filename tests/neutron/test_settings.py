@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +57,37 @@ def test_a_deployment_is_written_with_what_its_processes_need(tmp_path: Path) ->
     assert made.api_url == "http://127.0.0.1:1234"
     assert made.control == tmp_path / "neutron" / "recovery.sock"
     assert str(made.neutron_conf) in made.recovery_argv
+
+
+@pytest.mark.parametrize(
+    ("database", "store", "said"),
+    [
+        (None, "quux://x", "[flowloom] store: no driver for 'quux://x'"),
+        (None, "sqlite:///{tmp}/nowhere/nb.sqlite", "store: the directory"),
+        ("sqlite+immediate:///{tmp}/nowhere/n.sqlite", "sqlite:///{tmp}/nb.sqlite", "[database] connection: "),
+    ],
+    ids=["scheme", "directory", "database"],
+)
+def test_recovery_with_a_wrong_setting_says_one_sentence_and_exits_with_2(
+    tmp_path: Path, schema_template: Path, database: str | None, store: str, said: str
+) -> None:
+    made = write_config(
+        tmp_path / "neutron",
+        database=(database or f"sqlite+immediate:///{schema_template}").format(tmp=tmp_path),
+        store=store.format(tmp=tmp_path),
+        bus="",
+        api_port=1,
+        name="lab",
+    )
+    done = subprocess.run(made.recovery_argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"flowloom: {said}")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_recovery_without_its_configuration_file_says_so(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "flowloom", "recovery", "--config-file", str(tmp_path / "none.conf")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "none.conf" in done.stderr.strip().splitlines()[-1]

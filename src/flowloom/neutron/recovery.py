@@ -7,6 +7,7 @@ may change a port's status.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -207,7 +208,7 @@ def _reason(port: explain.Whereabouts, report: Any) -> str:
 
 
 def load_neutron(config_files: Sequence[str]) -> None:
-    """Read Neutron's configuration and load its plug-ins into this process, once."""
+    """Read Neutron's configuration and load its plug-ins into this process, once.  Misconfigured names a wrong setting."""
     from oslo_service import backend
 
     backend.init_backend(backend.BackendType.THREADING)  # Before anything of Neutron is imported.
@@ -215,14 +216,24 @@ def load_neutron(config_files: Sequence[str]) -> None:
     from neutron.api import extensions
     from neutron.common import config
     from neutron_lib.api import attributes
+    from oslo_config import cfg
+    from oslo_db import exception as db_exception
 
     from neutron import manager
 
     config.register_common_config_options()
-    config.init([argument for file in config_files for argument in ("--config-file", file)], prog="flowloom-recovery")
+    arguments = [argument for file in config_files for argument in ("--config-file", file)]
+    try:
+        config.init(arguments, prog="flowloom-recovery")
+    except (cfg.ConfigFilesNotFoundError, cfg.ConfigFileParseError) as error:
+        raise Misconfigured("--config-file", str(error)) from error
     config.setup_logging()
     config.set_config_defaults()
-    manager.init()
+    try:
+        manager.init()
+    except (db_exception.DBNonExistentDatabase, db_exception.DBNonExistentTable) as error:
+        why = f"{error}; create the schema, or correct the URL in neutron.conf".replace("\n", " ")
+        raise Misconfigured("[database] connection", why) from error
     extensions.PluginAwareExtensionManager.get_instance().extend_resources("2.0", attributes.RESOURCES)
 
 
@@ -234,6 +245,8 @@ def run_recovery(config_files: Sequence[str], stop: threading.Event) -> None:
 
     found = settings()
     northbound = NorthboundLink(found, "recovery")
+    with contextlib.suppress(Unavailable):  # A store that is away is waited for; a wrong URL is not.
+        northbound.store()
     recovery = Recovery(found, NeutronSessions(), northbound, stop, SystemClock())
     control = ControlSocket(found.control, recovery.answer) if found.control else None
     try:
