@@ -1,0 +1,110 @@
+"""Measure Flowloom and print a table: `make bench`.
+
+Writes a list of {name, params, value, unit, aim, met} with --out.  Names are stable.  Wall times depend on
+the machine and its load; CPU seconds and the ratios to the ceiling measured in the same run are the firm figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from agent_bench import Samples, measure, middle
+
+SIZES = (1_000, 5_000, 10_000)
+
+Row = dict[str, Any]
+
+
+def row(name: str, params: dict[str, Any], value: float, unit: str, aim: float | None = None) -> Row:
+    """One result.  aim: the value to stay at or below; None: reported only."""
+    return {
+        "name": name,
+        "params": params,
+        "value": round(value, 4),
+        "unit": unit,
+        "aim": aim,
+        "met": None if aim is None else value <= aim,
+    }
+
+
+def rows_of(s: Samples) -> list[Row]:
+    """The results at one size."""
+    at = {"ports": s.ports}
+    out = [
+        row("agent.cold_start.cpu", at, s.cold_cpu, "s", 0.5 if s.ports == 10_000 else None),
+        row("agent.cold_start.wall", at, s.cold_wall, "s"),
+        row("agent.cold_start.rss", at, s.rss, "MB", 80.0 if s.ports == 10_000 else None),
+        row("agent.cold_start.flows", at, s.flows, "flows"),
+        row("agent.change_local_network.cpu", at, middle(s.local_cpu) * 1e3, "ms", 1.0),
+        row("path.store_write_to_remote_flow.wall", at, middle(s.path_wall) * 1e3, "ms", 5.0),
+        row("path.ceiling.wall", at, middle(s.ceiling_wall) * 1e3, "ms"),
+        row("path.ratio_to_ceiling", at, middle(s.path_wall) / middle(s.ceiling_wall), "x"),
+        row("agent.idle.cpu", at, middle(s.idle_cpu) * 1e3, "ms"),
+    ]
+    if s.foreign_cpu:
+        out.append(row("agent.change_foreign_network.cpu", at, middle(s.foreign_cpu) * 1e3, "ms", 0.1))
+    if s.loop_blocked_max is not None:
+        out.append(row("agent.loop_blocked.max", at, s.loop_blocked_max * 1e3, "ms", 5.0))
+    return out
+
+
+def across(samples: list[Samples]) -> list[Row]:
+    """What must not grow with the cloud."""
+    first, last = samples[0], samples[-1]
+    if first is last:
+        return []
+    at = {"ports": [first.ports, last.ports]}
+    return [
+        row("agent.change_local_network.cpu.growth", at, middle(last.local_cpu) / middle(first.local_cpu), "x", 1.3)
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """Plain text, aligned."""
+    lines = [("RESULT", "PORTS", "VALUE", "UNIT", "AIM", "MET")]
+    for one in rows:
+        met = {True: "yes", False: "NO", None: "-"}[one["met"]]
+        aim = "-" if one["aim"] is None else f"<= {one['aim']:g}"
+        ports = one["params"]["ports"]
+        size = "/".join(map(str, ports)) if isinstance(ports, list) else str(ports)
+        lines.append((one["name"], size, f"{one['value']:.3f}", one["unit"], aim, met))
+    widths = [max(len(line[n]) for line in lines) for n in range(6)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=None, help="write the results as JSON")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="ports of the clouds")
+    parser.add_argument("--changes", type=int, default=100, help="changes of each kind, at each size")
+    arguments = parser.parse_args()
+
+    def log(text: str) -> None:
+        print(f"[bench] {text}", file=sys.stderr, flush=True)
+
+    log(
+        f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores; two local changes are one add and one remove"
+    )
+    samples = [measure(ports, arguments.changes, log) for ports in arguments.sizes]
+    rows = [one for sample in samples for one in rows_of(sample)] + across(samples)
+    print(table(rows))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        log(f"written: {arguments.out}")
+    missed = [one["name"] for one in rows if one["met"] is False]
+    log(f"aims not met: {', '.join(missed)}" if missed else "every aim is met")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
