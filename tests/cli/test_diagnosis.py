@@ -118,7 +118,7 @@ CASES = {
     "agent silent": (
         replace(ALL, agent=SILENT, report=None),
         "agent",
-        "the agent of h1 does not answer: does not exist",
+        "the agent of h1 cannot be asked: does not exist",
     ),
     "agent starting": (
         replace(ALL, agent=replace(AGENT, version=None, confirmed=0, in_sync=False), report=None),

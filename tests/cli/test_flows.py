@@ -14,7 +14,12 @@ FLOWS = (
         app="l2",
         rule="unicast",
         cookie=0xF100_0001_DEAD_BEEF,
-        causes=(Cause("port", "p1", 3, "for"), Cause("network", "n1", 1, "read"), Cause("chassis", "h9", None, "read")),
+        causes=(
+            Cause("port", "p1", 3, "for"),
+            Cause("network", "n1", 1, "read"),
+            Cause("chassis", "h9", None, "read"),
+            Cause("interface", "p1", 0, "read"),
+        ),
     ),
     Flow(table="DELIVER", app="l2", rule="default"),
 )
@@ -23,23 +28,24 @@ FLOWS = (
 def test_flows_are_a_table_for_each_host() -> None:
     assert show_flows({"h1": FLOWS, "h2": FLOWS[1:]}, explain=False) == (
         "h1: 2 flows\n"
-        "TABLE    PRIORITY  MATCH                                 ACTIONS                  APP\n"
-        "LOOKUP        200  NETWORK=7, eth_dst=fa:16:3e:00:00:01  OUT_KEY=5, goto DELIVER  l2\n"
-        "DELIVER         0  any                                   drop                     l2\n"
+        "TABLE    PRIORITY  APP  MATCH                                 ACTIONS\n"
+        "LOOKUP        200  l2   NETWORK=7, eth_dst=fa:16:3e:00:00:01  OUT_KEY=5, goto DELIVER\n"
+        "DELIVER         0  l2   any                                   drop\n"
         "\n"
         "h2: 1 flow\n"
-        "TABLE    PRIORITY  MATCH  ACTIONS  APP\n"
-        "DELIVER         0  any    drop     l2\n"
+        "TABLE    PRIORITY  APP  MATCH  ACTIONS\n"
+        "DELIVER         0  l2   any    drop\n"
     )
 
 
 def test_explained_flow_names_rule_records_and_versions() -> None:
-    assert show_flows({"h1": FLOWS}, explain=True).splitlines()[3:8] == [
+    assert show_flows({"h1": FLOWS}, explain=True).splitlines()[3:9] == [
         "    cookie 0xf1000001deadbeef, rule unicast of app l2",
         "    for port p1 version 3",
         "    read network n1 version 1",
         "    read chassis h9 which is not there",
-        "DELIVER         0  any                                   drop                     l2",
+        "    read interface p1",
+        "DELIVER         0  l2   any                                   drop",
     ]
 
 

@@ -19,6 +19,11 @@ def test_column_of_words_and_nothing_stands_left() -> None:
     assert table(("A", "B"), [(None, "x"), ("yes", "")]) == "A    B\n-    x\nyes  -\n"
 
 
+def test_very_wide_cell_widens_its_own_line_alone() -> None:
+    wide = "x" * 100
+    assert table(("A", "B"), [("y", "z"), (wide, "z")]).splitlines() == [f"{'A':72}  B", f"{'y':72}  z", f"{wide}  z"]
+
+
 def test_empty_table_is_its_head() -> None:
     assert table(("A", "B"), []) == "A  B\n"
 

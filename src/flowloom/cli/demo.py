@@ -7,6 +7,8 @@ seen instead; the end is a table of verdicts, and exit code 0 only if every step
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -134,7 +136,7 @@ def _closing(lab: Lab, keep: bool, tell: Say) -> Iterator[Callable[[Lab], str]]:
 
         lab.down()
         done = True
-        left = namespaces(lab.layout)
+        left = [*namespaces(lab.layout), *_processes_of(lab.layout.dir)]
         if left or lab.layout.dir.exists():
             raise NotSo(f"still there: {', '.join(left) or lab.layout.dir}")
         return "processes, namespaces and files are gone"
@@ -148,6 +150,18 @@ def _closing(lab: Lab, keep: bool, tell: Say) -> Iterator[Callable[[Lab], str]]:
         if not done and not keep:
             tell("cleaning up")
             lab.down()
+
+
+def _processes_of(directory: Path) -> list[str]:
+    """The processes whose command lines name something in `directory`; the lab itself finds its own otherwise."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if any(f"{directory}/".encode() in word for word in words):
+                    found.append(f"process {entry.name} ({b' '.join(words[:4]).decode(errors='replace')})")
+    return found
 
 
 @contextmanager

@@ -216,6 +216,17 @@ def agent_killed(stage: Stage) -> str:
     return f"{_lossless(result)}; {len(after)} flows and groups as before; in sync {took:.1f} s after it answered"
 
 
+def agent_hears(stage: Stage) -> str:
+    """The restarted agent serves a VM that comes now: notice, flows, status, DHCP."""
+    made = stage.cloud.network.create_port(network_id=stage.network_id, name="vm4")
+    stage.ports["vm4"] = DemoPort(made.id, made.fixed_ips[0]["ip_address"], made.mac_address)
+    stage.lab.vm_add("vm4", "h1", made.id)
+    took = stage.await_active("vm4")
+    got = lease(stage, "vm4", "dhclient")
+    pinged = _lossless(stage.lab.ping("vm2", stage.ports["vm4"].ip_address, count=10, interval=0.05))
+    return f"ACTIVE after {took:.1f} s; {got}; {pinged} from vm2"
+
+
 def _quiet(stage: Stage, host: str) -> bool:
     try:
         status = stage.agent(host)
@@ -243,5 +254,6 @@ STEPS: tuple[Step[Stage], ...] = (
     Step("store cut off: a port is created, and says why it is not ACTIVE", store_cut_off),
     Step("store back: the port becomes ACTIVE by itself", store_back),
     Step("agent killed with -9 and restarted under a ping", agent_killed),
+    Step("the restarted agent serves what comes next", agent_hears),
     Step("full recompute equals agents and switches", oracle),
 )

@@ -260,7 +260,7 @@ class _Way:
     def _agent(self) -> Step:
         agent = self._facts.agent
         if isinstance(agent, Unknown):
-            return Step("agent", "unknown", None, f"the agent {self._where} does not answer: {agent.why}")
+            return Step("agent", "unknown", None, f"the agent {self._where} cannot be asked: {agent.why}")
         if agent.version is not None and agent.version >= self.wanted:
             return Step("agent", "done", agent.version, "has the record")
         if not agent.in_sync:
@@ -271,7 +271,7 @@ class _Way:
     def _interface(self) -> Step:
         agent = self._facts.agent
         if isinstance(agent, Unknown):
-            return Step("interface", "unknown", None, f"the agent {self._where} does not answer")
+            return Step("interface", "unknown", None, f"the agent {self._where} cannot be asked")
         if agent.interface_error:
             note = f"the interface {self._where} could not be brought up: {agent.interface_error}"
             return Step("interface", "not done", None, note)
@@ -284,7 +284,7 @@ class _Way:
     def _switch(self) -> Step:
         agent = self._facts.agent
         if isinstance(agent, Unknown):
-            return Step("switch", "unknown", None, f"the agent {self._where} does not answer")
+            return Step("switch", "unknown", None, f"the agent {self._where} cannot be asked")
         if agent.failed:
             note = f"the agent {self._where} could not compute its flows: {agent.failed[0]}"
             return Step("switch", "not done", agent.confirmed, note)

@@ -46,8 +46,8 @@ def show_flows(flows: dict[str, Sequence[Flow]], explain: bool) -> str:
     """One section a host; under each flow, with `explain`, what it was made of."""
     sections = []
     for host, of_host in flows.items():
-        rows = [(f.table, f.priority, f.match or "any", f.actions or "drop", f.app) for f in of_host]
-        lines = table(("TABLE", "PRIORITY", "MATCH", "ACTIONS", "APP"), rows).splitlines()
+        rows = [(f.table, f.priority, f.app, f.match or "any", f.actions or "drop") for f in of_host]
+        lines = table(("TABLE", "PRIORITY", "APP", "MATCH", "ACTIONS"), rows).splitlines()
         body = [lines[0]]
         for line, flow in zip(lines[1:], of_host, strict=True):
             body += [line, *(_because(flow) if explain else ())]
@@ -58,8 +58,9 @@ def show_flows(flows: dict[str, Sequence[Flow]], explain: bool) -> str:
 def _because(flow: Flow) -> Iterator[str]:
     yield f"    cookie {flow.cookie:#018x}, rule {clean(flow.rule or '-')} of app {clean(flow.app or '-')}"
     for cause in flow.causes:
-        held = "which is not there" if cause.version is None else f"version {cause.version}"
-        yield clean(f"    {cause.role or 'of'} {cause.kind} {cause.id} {held}")
+        # Version 0: a fact of this host, such as an interface, that no record holds.
+        held = " which is not there" if cause.version is None else f" version {cause.version}" if cause.version else ""
+        yield clean(f"    {cause.role or 'of'} {cause.kind} {cause.id}{held}")
 
 
 def show_checks(checks: dict[str, Check]) -> str:

@@ -11,15 +11,20 @@ import msgspec
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 """Names come from other people; an escape sequence in one must not reach the terminal."""
 
+CELL_MAX = 72
+"""Characters; a column is not made wider than that for the sake of a few cells."""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """`rows` under `head`, columns two spaces apart, as wide as their widest cell; no blanks at a line's end.
+
+    A cell wider than CELL_MAX pushes the rest of its own line to the right, and nothing else.
 
     None and "" are shown as `-`.  Numbers are set to the right, fractions with one digit.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     lines = [list(head), *cells]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    widths = [max(min(len(line[n]), CELL_MAX) for line in lines) for n in range(len(head))]
     right = [bool(rows) and all(_is_number(row[n]) or row[n] in (None, "") for row in rows) for n in range(len(head))]
     out = []
     for line in lines:

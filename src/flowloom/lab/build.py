@@ -123,12 +123,13 @@ def build(layout: Layout, wanted: State, log: Log) -> None:
 def tear_down(layout: Layout) -> bool:
     """End every process and delete every namespace; the directory stays.  False when there was nothing.
 
-    A process is found by the lab's mark in its environment, or by being in one of its namespaces.
+    A process is found by the lab's mark in its environment, by being in one of its namespaces, or by its pid file:
+    one that gives itself another title, as Neutron's do, may have overwritten its environment.
     """
     found = False
     for _ in range(_SWEEPS_MAX):
         spaces = network.namespaces(layout)
-        left = list(dict.fromkeys(processes.marked(layout.marker) + processes.inside(spaces)))
+        left = list(dict.fromkeys(processes.marked(layout.marker) + processes.inside(spaces) + _recorded(layout)))
         if not left:
             break
         found = True
@@ -138,6 +139,11 @@ def tear_down(layout: Layout) -> bool:
     for orphan in Path("/etc/netns").glob(f"{layout.prefix}*"):
         shutil.rmtree(orphan, ignore_errors=True)
     return found or bool(spaces)
+
+
+def _recorded(layout: Layout) -> list[processes.Process]:
+    found = map(processes.recorded, layout.dir.rglob("*.pid"))
+    return [process for process in found if process is not None]
 
 
 def remove_files(layout: Layout) -> bool:
