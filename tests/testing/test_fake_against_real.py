@@ -136,11 +136,16 @@ def group(number: int, **buckets: bytes) -> list[tuple[bytes, bytes]]:
 
 
 GOOD = flow(0, a.output(1))
+SOLICITATION = {"eth_type": 0x86DD, "ip_proto": 58, "icmp6_type": 135}
 CASES: dict[str, list[Batch]] = {
     "address without ethertype": [Batch((), [GOOD, flow(0, ip_src=1)])],
     "port without protocol": [Batch((), [GOOD, flow(0, eth_type=0x800, udp_dst=67)])],
     "port of another protocol": [Batch((), [flow(0, eth_type=0x800, ip_proto=6, udp_dst=67)])],
     "arp field of ip": [Batch((), [flow(0, eth_type=0x800, arp_op=1)])],
+    "target of a solicitation": [
+        Batch((), [flow(n, b"", **SOLICITATION, icmp6_code=n, nd_target=7) for n in (0, 1)]),
+        Batch((), [flow(n, a.set_field(f.ND_SLL, 7), **SOLICITATION, icmp6_code=n) for n in (0, 1)]),
+    ],
     "goto back": [Batch((), [GOOD, flow(5, goto=4)])],
     "goto itself": [Batch((), [GOOD, flow(5, goto=5)])],
     "goto last table": [Batch((), [flow(5, goto=254)])],

@@ -11,6 +11,8 @@ from flowloom.openflow import facts
 from flowloom.openflow import fields as f
 from flowloom.openflow.fields import FIELDS
 from flowloom.openflow.match import Term, encode_match
+from flowloom.packet.arp import Arp, parse_arp
+from flowloom.packet.ethernet import ARP, Ethernet
 from flowloom.packet.udp import build_udp4, parse_udp4
 from flowloom.southbound.switch import Batch, PacketIn, Refusal
 from flowloom.testing.datapath import NO_COOKIE
@@ -119,6 +121,20 @@ def test_a_tunnel_port_takes_key_and_destination_from_the_packet() -> None:
     made = switch(flow(0, a.output(10), *load, a.output(10)), tunnels={10: 0xC0A83201})
     # Without a destination a tunnel sends nothing.
     assert made.inject(1, FRAME) == [Emission(10, FRAME, TunnelMeta(77, 0xC0A83201, 0xC0A83202))]
+
+
+def test_a_flow_may_choose_the_outer_source() -> None:
+    load = a.set_field(f.TUN_SRC, 5), a.set_field(f.TUN_DST, 6)
+    assert switch(flow(0, *load, a.output(10)), tunnels={10: 1}).inject(1, FRAME)[0].tunnel == (0, 5, 6)
+
+
+def test_an_arp_operation_has_eight_bits() -> None:
+    request = Ethernet(1, 2, ARP, Arp(1, 2, 3, 4, 5).encode()).encode()
+    made = switch(
+        flow(0, a.set_field(f.ARP_OP, 0x102), a.resubmit(1), eth_type=ARP), flow(1, a.output(2), eth_type=ARP, arp_op=2)
+    )
+    (emission,) = made.inject(1, request)
+    assert parse_arp(emission.frame[14:]).op == 2
 
 
 def test_what_came_by_a_tunnel_is_matched_by_it_and_does_not_go_back() -> None:
@@ -286,6 +302,9 @@ def test_a_restart_forgets_everything() -> None:
     assert made.read() == {}
     assert made.inject(1, FRAME) == []
     assert made.apply(Batch((), [flow(0, a.group(GROUP))])) != []
+    made.hold([*group(0), flow(0, a.output(3))])
+    made.apply(Batch([facts.group_key(GROUP)], ()))
+    assert out(made.inject(1, FRAME)) == [3]
 
 
 def test_a_closed_connection_hears_nothing_more() -> None:

@@ -91,7 +91,9 @@ def random_facts(random: Random, flows: int = 40) -> list[tuple[bytes, bytes]]:
     for n, group_id in enumerate(GROUPS):
         made.append((facts.group_key(group_id), bytes((facts.GROUP_ALL,))))
         for bucket_id in range(random.randint(0, 3)):
-            actions = b"".join(_actions(random, {}, TABLES - 2, GROUPS[n + 1 :], random.randint(0, 3)))
+            # A bucket may work on fields that a packet does not have; then it does nothing with them.
+            supposed, _ = random.choice(KINDS)
+            actions = b"".join(_actions(random, supposed, TABLES - 2, GROUPS[n + 1 :], random.randint(0, 3)))
             final = random.choice((_output(random), a.resubmit(TABLES - 1)))
             made.append((facts.bucket_key(group_id, bucket_id), actions + final))
     for number in range(flows):
