@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from zlib import crc32
 
-from flowloom.compiler.replica import Readers, Shelf, members
+from flowloom.compiler.answers import ExplainingView, PlainView, RecordingView
+from flowloom.compiler.replica import Shelf, members
 from flowloom.compiler.schema import KINDS
-from flowloom.compiler.unit import App, Rule, Unit, Yielded
-from flowloom.compiler.view import ExplainingView, PlainView, RecordingView, View
+from flowloom.compiler.unit import App, Readers, Rule, Unit, Yielded
+from flowloom.compiler.view import View
 from flowloom.model.records import Port, Record
 from flowloom.openflow import facts
 from flowloom.southbound.ledger import Ledger

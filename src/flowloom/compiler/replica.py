@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from flowloom.compiler.schema import Kind
+from flowloom.compiler.unit import Readers
 from flowloom.model.records import Record
 
-if TYPE_CHECKING:
-    from flowloom.compiler.unit import Unit
-
-Readers = set["Unit"]
 Bucket = Record | dict[str, Record]
 """An index bucket is the one record in it, or a dict from two on: most hold one, and a dict costs 232 bytes."""
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flowloom.compiler.view import View
 from flowloom.model.records import Record
-
-if TYPE_CHECKING:
-    from flowloom.compiler.replica import Readers
-    from flowloom.compiler.view import View
 
 Yielded = tuple[bytes, bytes]
 """A fact as a rule yields it: key, and value without a cookie (the compiler adds it to flows)."""
 
-RuleFunction = Callable[[Any, "View"], Iterator[Yielded]]
+RuleFunction = Callable[[Any, View], Iterator[Yielded]]
 
 
 @dataclass(frozen=True)
@@ -74,3 +71,7 @@ class Unit:
         self.id = id
         self.facts: Mapping[bytes, bytes] = {}
         self.reads: tuple[Readers, ...] = ()
+
+
+Readers = set[Unit]
+"""Who asked one question."""
