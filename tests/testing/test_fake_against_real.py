@@ -17,6 +17,7 @@ from flowloom.openflow import facts
 from flowloom.openflow import fields as f
 from flowloom.openflow.fields import FIELDS
 from flowloom.openflow.match import Term, encode_match
+from flowloom.packet import arp, ethernet, ipv4, ipv6
 from flowloom.southbound.switch import Batch, PacketIn, Refusal, Switch
 from flowloom.testing import random_tables
 from flowloom.testing.fake_switch import FakeSwitch
@@ -212,3 +213,24 @@ def test_both_refuse_and_hold_the_same(bench: Bench, batches: list[Batch]) -> No
         said: list[Refusal] = fake.apply(batch)
         assert sorted(bench.switch.apply(batch)) == sorted(said)
         assert bench.switch.read() == fake.read()
+
+
+def test_a_bucket_copies_nothing_from_a_field_that_is_not_there(bench: Bench) -> None:
+    fields = (f.UDP_SRC, f.IP_SRC, f.ND_TARGET, f.ICMP_TYPE)
+    buckets = {f"b{n}": a.copy_field(field, f.ETH_DST) + a.output(2) for n, field in enumerate(fields)}
+    fake = FakeSwitch(PORTS)
+    bench.clear()
+    batch = Batch((), [*group(0, **buckets), flow(0, a.group(GROUP))])
+    assert bench.switch.apply(batch) == fake.apply(batch) == []
+    solicited = bytes((135, 1, 0, 0)) + bytes(range(20))
+    packets = (
+        (ethernet.ARP, arp.Arp(1, 2, 3, 4, 5).encode()),
+        (ethernet.IPV4, ipv4.Ipv4(1, 2, ipv4.UDP, b"middle", fragment=7).encode()),
+        (ethernet.IPV6, ipv6.Ipv6(1, 2, ipv6.ICMPV6, solicited).encode()),
+        (ethernet.IPV6, ipv6.Ipv6(1, 2, ipv6.ICMPV6, b"\x87\0" + solicited[2:]).encode()),
+    )
+    for ethertype, payload in packets:
+        frame = ethernet.Ethernet(0x0200FFFFFFFF, 1, ethertype, payload.ljust(46, b"\0")).encode()
+        left, _ = bench.run(1, frame)
+        assert left[2] == [one.frame for one in fake.inject(1, frame)]
+        assert len(left[2]) == len(fields)
