@@ -60,7 +60,7 @@ class World:
             self.store.apply([write])
         except Unavailable:
             return
-        self.wire.append(self.publishers[who].notice(*write, self.now))
+        self.wire.append(self.publishers[who].notice(*write))
 
     def restart(self, who: int) -> None:
         self.epochs[who] += 1
@@ -345,23 +345,76 @@ def test_what_a_notice_taught_after_the_question_is_not_removed_by_the_answer() 
     assert world.values == world.held() != {}
 
 
-def test_an_answer_that_a_key_is_absent_does_not_remove_what_was_learnt_since() -> None:
-    world = synced(refresh_seconds=10.0)
-    world.database.wipe()
+def test_an_object_that_came_back_at_its_old_version_is_seen_in_the_end() -> None:
+    world = synced(refresh_seconds=1e9)
+    del world.database._held[KEYS[1]]
+    world.database._keys.remove(KEYS[1])
     world.take(world.follower.receive(Gone("reconnected"), world.now))
-    world.now += 500.0
-    for key in KEYS[1:]:
-        world.store.apply([world.truth[key]])
+    world.now += 1.0
     world.take(world.follower.tick(world.now))
     while not isinstance(world.asked[0], GetKeys):
         world.take(world.follower.receive(ask(world.store, world.asked.pop(0)), world.now))
-        world.now += 130.0
-        world.take(world.follower.tick(world.now))
-    late = ask(world.store, world.asked.pop(0))
-    world.write(KEYS[0], False, 0)
+    late = ask(world.store, world.asked.pop(0))  # "Absent", said before it came back.
+    world.refill()
+    world.wire.append(world.publishers[0].notice(*world.truth[KEYS[1]]))
     world.deliver()
     world.take(world.follower.receive(late, world.now))
-    assert world.values[KEYS[0]].version == world.truth[KEYS[0]].version
+    world.settle(10.0)
+    assert world.values == world.held()
+
+
+def test_a_gap_is_closed_soon_even_while_a_later_comparison_is_planned() -> None:
+    world = synced(refresh_seconds=1e9, grace_seconds=1000.0)
+    world.database.wipe()
+    world.store.apply([world.truth[key] for key in KEYS[1:]])
+    world.take(world.follower.receive(Gone("reconnected"), world.now))
+    world.settle(5.0)
+    assert KEYS[0] in world.values  # Missing from the store, kept until the grace time is over.
+    world.write(KEYS[2], False, 0)
+    world.wire.clear()
+    world.take(world.follower.receive(Gone("again"), world.now))
+    world.settle(5.0, beats=False)
+    assert world.values[KEYS[2]].version == world.truth[KEYS[2]].version
+
+
+def test_changes_of_other_prefixes_are_ignored() -> None:
+    world = World(SCOPES[:1])
+    world.settle(1.0)
+    changes = Changes([Entry(KEYS[-1], 1, b"x")], world.store.read("/").cursor)
+    assert world.follower.receive(changes, world.now).changes == []
+
+
+def test_a_late_notice_of_a_former_life_does_not_hide_losses_of_the_present_one() -> None:
+    world = synced(refresh_seconds=1e9)
+    former = world.publishers[0].epoch
+    world.restart(0)
+    world.write(KEYS[0], False, 0)
+    world.settle(3.0)
+    world.forget_requests()
+    late = Notice("pub0", former, 50, 49, KEYS[0], 1, b"1")
+    world.take(world.follower.receive(late, world.now))
+    world.settle(3.0)
+    assert world.requests == []
+    world.write(KEYS[0], False, 0)
+    world.wire.clear()
+    world.settle(3.0)
+    assert world.values == world.held()
+
+
+def test_an_answer_that_a_key_is_absent_does_not_remove_what_was_learnt_since() -> None:
+    world = synced(refresh_seconds=1e9)
+    del world.database._held[KEYS[1]]
+    world.database._keys.remove(KEYS[1])
+    world.take(world.follower.receive(Gone("reconnected"), world.now))
+    world.now += 1.0
+    world.take(world.follower.tick(world.now))
+    while not isinstance(world.asked[0], GetKeys):
+        world.take(world.follower.receive(ask(world.store, world.asked.pop(0)), world.now))
+    late = ask(world.store, world.asked.pop(0))
+    world.write(KEYS[1], False, 0)
+    world.deliver()
+    world.take(world.follower.receive(late, world.now))
+    assert world.values[KEYS[1]].version == world.truth[KEYS[1]].version
 
 
 def test_a_new_epoch_seen_in_one_prefix_makes_all_be_compared() -> None:

@@ -347,15 +347,22 @@ def reads_agree_and_watch_goes_on(bench: StoreBench) -> None:
 def read_is_a_snapshot_of_its_cursor(bench: StoreBench) -> None:
     """Listing plus the watch from its cursor equals the store, while a writer runs."""
     writer, reader = bench.open_store(), bench.open_store()
-    rounds = 60
+    keys = [bench.key(f"k{n:04}") for n in range(1000)]
+    writer.apply([Write(key, 1, b"") for key in keys])
+    enough = threading.Event()
 
     def write() -> None:
-        for version in range(1, rounds + 1):
-            writer.apply([Write(bench.key(f"k{version % 7}"), version, b"%d" % version)])
+        version = 1
+        while not enough.is_set():
+            version += 1
+            writer.apply([Write(key, version, b"%d" % version) for key in (keys[0], keys[-1])])
 
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
-        listings = [reader.read(bench.prefix) for _ in range(10)]
+        try:
+            listings = [reader.read(bench.prefix) for _ in range(25)]
+        finally:
+            enough.set()
         writing.result()
     final = {entry.key: entry for entry in reader.read(bench.prefix).entries}
     for listing in listings:
@@ -471,10 +478,12 @@ def another_epoch_says_start_over(bench: StoreBench) -> None:
     listing = fresh.read(bench.prefix)
     same(list(listing.entries), [], "a wiped database")
     expect(listing.cursor.epoch != old.epoch, "the epoch is the old one")
+    fresh.apply([Write(bench.key("a"), 1, b"again")])
+    fresh.apply([Write(bench.key("b"), 1, b"")])  # The new history is now as long as the old one was.
     with raising(StartOver):
         fresh.watch(bench.prefix, old).next(1.0)
-    fresh.apply([Write(bench.key("a"), 1, b"again")])
-    same(follow(fresh.watch(bench.prefix, listing.cursor), bool), [Entry(bench.key("a"), 1, b"again")], "changes")
+    seen = follow(fresh.watch(bench.prefix, listing.cursor), lambda seen: len(seen) >= 2)
+    same(seen, [Entry(bench.key("a"), 1, b"again"), Entry(bench.key("b"), 1, b"")], "changes")
 
 
 # --- failing ---------------------------------------------------------------------------------
