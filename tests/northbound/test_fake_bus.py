@@ -45,10 +45,10 @@ def test_without_threads_delivery_is_immediate_and_heartbeats_follow_the_clock()
     assert [type(event) for event in heard] == [Notice]
     bus.beat()
     bus.beat()
-    assert [event.scope for event in heard if isinstance(event, Heartbeat)] == [""]
+    assert [event.scope for event in heard if isinstance(event, Heartbeat)] == ["/a/p/s/", ""]
     clock.advance(1.0)
     bus.beat()
-    assert [event.scope for event in heard if isinstance(event, Heartbeat)] == ["", "/a/p/s/", ""]
+    assert [event.scope for event in heard if isinstance(event, Heartbeat)] == ["/a/p/s/", "", ""]
 
 
 def test_drop_loses_that_share_and_the_numbers_show_it() -> None:

@@ -27,11 +27,11 @@ class Numbering:
         self._scopes_max = scopes_max
         self._last: dict[str, int] = {}  # scope -> last sequence there; least recently used first.
         self._forgot = False
-        self._owed: dict[str, tuple[float, int]] = {}  # scope -> (when its heartbeat is due, sequence); soonest first.
+        self._owed: dict[str, int] = {}  # scope -> its last sequence, not yet repeated by a heartbeat.
         self._next_beat = now
 
-    def notice(self, key: str, version: int, value: bytes | None, now: float) -> Notice:
-        """The next notice; its scope is owed a heartbeat from now on."""
+    def notice(self, key: str, version: int, value: bytes | None) -> Notice:
+        """The next notice; its scope is owed a heartbeat, which goes with the publisher's next one."""
         scope = scope_of(key)
         self.sequence += 1
         previous = self._last.pop(scope, -1 if self._forgot else 0)
@@ -39,25 +39,21 @@ class Numbering:
         if len(self._last) > self._scopes_max:
             del self._last[next(iter(self._last))]
             self._forgot = True
-        due, _ = self._owed.get(scope, (now + self._heartbeat_seconds, 0))
-        self._owed[scope] = (due, self.sequence)
+        self._owed[scope] = self.sequence
         return Notice(self.publisher, self.epoch, self.sequence, previous, key, version, value)
 
     def heartbeats(self, now: float) -> list[Heartbeat]:
-        """The heartbeats that are due: of scopes, then the publisher's own sign of life."""
-        out: list[Heartbeat] = []
-        while self._owed:
-            scope, (due, sequence) = next(iter(self._owed.items()))
-            if due > now:
-                break
-            del self._owed[scope]
-            out.append(Heartbeat(self.publisher, self.epoch, sequence, scope))
-        if self._next_beat <= now:
-            self._next_beat = now + self._heartbeat_seconds
-            out.append(Heartbeat(self.publisher, self.epoch, self.sequence))
-        return out
+        """The heartbeats that are due: those of scopes and the publisher's own sign of life, all at once.
+
+        Together they wake a subscriber once; a busy publisher's scopes would wake it once each.
+        """
+        if now < self._next_beat:
+            return []
+        self._next_beat = now + self._heartbeat_seconds
+        owed, self._owed = self._owed, {}
+        beats = [Heartbeat(self.publisher, self.epoch, sequence, scope) for scope, sequence in owed.items()]
+        return [*beats, Heartbeat(self.publisher, self.epoch, self.sequence)]
 
     def next_due(self) -> float:
         """When `heartbeats` has something again, on the clock of `now`."""
-        owed = next(iter(self._owed.values()), None)
-        return self._next_beat if owed is None else min(self._next_beat, owed[0])
+        return self._next_beat

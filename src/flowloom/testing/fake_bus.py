@@ -111,7 +111,7 @@ class MemoryPublisher:
             if self not in self._bus.publishers:
                 raise Unavailable("this publisher is closed")
             for key, version, value in changes:
-                self._bus.send(self.numbering.notice(key, version, value, self._bus.clock.monotonic()))
+                self._bus.send(self.numbering.notice(key, version, value))
 
     def close(self) -> None:
         with self._bus.lock:

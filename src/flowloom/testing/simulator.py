@@ -151,7 +151,7 @@ class Cloud:
     def publish(self, numbering: Numbering, writes: Sequence[Write]) -> None:
         """Say to everybody what was written."""
         for write in writes:
-            self._spread(numbering.notice(*write, self.now))
+            self._spread(numbering.notice(*write))
 
     def _beat(self) -> None:
         for name, numbering in self._publishers.items():

@@ -110,9 +110,8 @@ class ZeromqPublisher:
         with self._lock:
             if self._closed:
                 raise Unavailable("this publisher is closed")
-            now = time.monotonic()
             for key, version, value in changes:
-                self._send(self._numbering.notice(key, version, value, now))
+                self._send(self._numbering.notice(key, version, value))
 
     def close(self) -> None:
         with self._lock:
