@@ -38,7 +38,7 @@ class Heartbeat(NamedTuple):
 
     scope "": over all topics; sent every heartbeat to every subscriber, which makes it the sign of life
     of a node too.  scope a prefix (`/deployment/project/scope/`): the last number it used in that
-    scope; sent, one heartbeat after a notice there, to the subscribers of that scope, so that the loss
+    scope; sent with the first heartbeat after a notice there to the subscribers of that scope, so that the loss
     of a scope's last notice is seen by those whom it concerns, whatever grain they subscribed to.
     """
 
