@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
@@ -202,8 +203,6 @@ def _signals(inbox: Inbox[Item]) -> Iterator[None]:
 
 def _die(failure: threading.ExceptHookArgs) -> None:
     """A broken invariant in a thread ends the process: flows stay, and the supervisor starts it afresh."""
-    import os
-
     sys.__excepthook__(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
     sys.stderr.flush()
     os._exit(70)

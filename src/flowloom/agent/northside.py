@@ -19,7 +19,7 @@ from flowloom.northbound.bus import BusEvent, Gone, Publisher
 from flowloom.northbound.requests import Answer, Request, ask
 from flowloom.northbound.store import Changes, Cursor, Store, Watch, Write
 
-WATCH_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 1.0
 """Longest wait of one look at the change feed: how soon a close is noticed."""
 
 Heard = Answer | Changes | BusEvent | Written | NotWritten | KeyClaimed | KeyNotClaimed

@@ -113,7 +113,10 @@ def real_ovs(directory: Path) -> Iterator[RunningOvs]:
         socket = directory / "db.sock"
         _wait(socket.exists, "ovsdb-server does not answer", database)
         subprocess.run(
-            ["ovs-vsctl", "--no-wait", f"--db=unix:{socket}", "init"], env=environment, check=True, timeout=30
+            ["ovs-vsctl", "--retry", "--timeout=20", "--no-wait", f"--db=unix:{socket}", "init"],
+            env=environment,
+            check=True,
+            timeout=30,
         )
         switch = _start_switch(directory, environment)
         ovs = RunningOvs(directory, f"unix:{socket}", database, switch, environment)
@@ -162,6 +165,7 @@ def _start_switch(directory: Path, environment: dict[str, str]) -> subprocess.Po
         subprocess.run(
             [
                 "ovs-vsctl",
+                "--retry",
                 "--timeout=20",
                 f"--db=unix:{directory}/db.sock",
                 "set",
