@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from neutron_cloud import Cloud, Sql, running_cloud
 
 from flowloom.neutron.schema import create_schema
+
+sys.path.insert(0, str(Path(__file__).parent))  # Tests are imported by file; their shared modules are beside them.
+
+from neutron_cloud import Cloud, Sql, running_cloud
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,12 @@ from neutron_objects import NETWORK, PORT, SUBNET, binding, network, port, subne
 from sqlalchemy import orm
 
 from flowloom.kernel.errors import Rejected, Unavailable
-from flowloom.model.codec import decode
+from flowloom.model.codec import decode, encode
 from flowloom.model.records import AddressPair, DhcpOption, FixedIP, HostRoute, Network, Port, Record, Subnet
 from flowloom.neutron.capture import Capture
 from flowloom.neutron.drain import Drain
 from flowloom.neutron.models import SYNC
+from flowloom.neutron.translate import select_rows, translate
 from flowloom.northbound.bus import Publisher
 from flowloom.northbound.store import Outcome, Store, Write
 from flowloom.testing.fake_store import MemoryDatabase, MemoryStore
@@ -66,7 +67,7 @@ def filled(sql: Sql) -> Iterator[Sql]:
         network(session)
         subnet(session)
         port(session)
-        binding(session, "old", "INACTIVE")
+        binding(session, "a-former-host", "INACTIVE")
         binding(session, "h1")
         session.add_all(
             [
@@ -244,6 +245,23 @@ def test_somebody_newer_is_read_again_and_not_taken_for_written(filled: Sql, dat
     row = filled.rows()["port", PORT]
     assert (row.version, row.synced_version, row.last_error) == (2, 2, "")
     assert done.newer == ()
+
+
+def test_what_somebody_newer_wrote_and_did_not_live_to_acknowledge_is_acknowledged_at_once(
+    filled: Sql, database: MemoryDatabase
+) -> None:
+    rivals = iter(["by one that died"])
+
+    def let_a_rival_write_and_die(writes: Sequence[Write]) -> None:
+        for name in rivals:
+            rename(filled, name)
+            with filled.reader() as connection:
+                (each,) = translate(connection, select_rows(connection, SYNC.c.object_id == PORT))
+            assert each.record is not None
+            database.open().apply([Write(SCOPE + f"port/{PORT}", 2, encode(each.record))])
+
+    drain_into(filled, database, Meddling(database, let_a_rival_write_and_die)).drain(refs={("port", PORT)})
+    assert filled.rows()["port", PORT].synced_version == 2
 
 
 def test_a_store_ahead_of_neutron_is_named_and_stays_dirty(filled: Sql, database: MemoryDatabase) -> None:

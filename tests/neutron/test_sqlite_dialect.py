@@ -44,6 +44,26 @@ def test_parallel_read_then_write_transactions_lose_no_update(url: str) -> None:
         assert connection.scalar(sa.text("select n from t")) == 80
 
 
+def test_a_second_writer_does_not_even_read_before_the_first_has_ended(url: str) -> None:
+    engine, read = sa.create_engine(url, poolclass=sa.NullPool), threading.Event()
+
+    def increment() -> None:
+        with engine.begin() as connection:
+            n = connection.scalar(sa.text("select n from t"))
+            read.set()
+            connection.execute(sa.text("update t set n = :n"), {"n": n + 1})
+
+    second = threading.Thread(target=increment)
+    with engine.begin() as connection:
+        n = connection.scalar(sa.text("select n from t"))
+        second.start()
+        assert not read.wait(0.3), "it has read what is about to change"
+        connection.execute(sa.text("update t set n = :n"), {"n": n + 1})
+    second.join()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("select n from t")) == 2
+
+
 def test_a_reader_keeps_its_snapshot_and_does_not_wait_for_a_writer(url: str) -> None:
     writer, reader = (sa.create_engine(each, poolclass=sa.NullPool) for each in (url, reader_url(url)))
     with reader.connect() as reading:

@@ -114,10 +114,6 @@ class Capture:
             self._committed(frozenset(pending.refs))
 
     def _after_transaction_end(self, current: orm.Session, transaction: Any) -> None:
-        pending = current.info.get(_PENDING)
-        if pending is None:
-            return
-        pending.bumped.pop(transaction, None)
         if transaction.parent is None:
             current.info.pop(_PENDING, None)
 

@@ -23,6 +23,7 @@ from flowloom.neutron.capture import Capture
 from flowloom.neutron.config import NETWORK_TYPES, settings
 from flowloom.neutron.sessions import NeutronSessions
 from flowloom.neutron.worker import DrainWorker
+from neutron import policy
 
 LOG = log.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         self.capture.listen()
         registry.subscribe(self._refuse_network_types, resources.NETWORK, events.BEFORE_CREATE)
         registry.subscribe(self._without_security_groups, resources.PORT, events.BEFORE_CREATE)
+        registry.subscribe(self._load_policies, resources.PROCESS, events.AFTER_INIT)
 
     @property
     def connectivity(self) -> str:
@@ -107,6 +109,14 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
             provisioning_blocks.add_provisioning_component(
                 context.plugin_context, context.current["id"], resources.PORT, PROVISIONING_ENTITY
             )
+
+    def _load_policies(self, _resource: str, _event: str, _trigger: Any, payload: Any = None) -> None:
+        """Load Neutron's policies before the first request.
+
+        Neutron 29 loads them within the first, and a second request in another thread of the same new
+        worker meets an enforcer without rules: 403 for an administrator (`neutron.policy.init`).
+        """
+        policy.init()
 
     def _without_security_groups(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """ML2's bulk creation reads this attribute even where its extension is not announced (Neutron 29)."""
