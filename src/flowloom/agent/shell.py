@@ -65,6 +65,7 @@ class Loop:
         self._running = True
         self._frozen = False
         self._turn_ends = 0.0
+        self._longest_turn = 0.0
 
     def ask(self, question: Json) -> Json:
         """Put a question from another thread and wait for its answer."""
@@ -98,8 +99,14 @@ class Loop:
             self._carry_out(self.core.work(self._turn_over, now))
             self._answer_packets(now)
             self._answer_a_slice()
+            self._note_turn(now)
             if not self._frozen and self.core.primed and not self.core.busy:
                 self._freeze()
+
+    def _note_turn(self, began: float) -> None:
+        """How long this turn kept everything else waiting; the cold start is not counted."""
+        if self._frozen:
+            self._longest_turn = max(self._longest_turn, time.monotonic() - began)
 
     def _turn_over(self) -> bool:
         return time.monotonic() >= self._turn_ends
@@ -154,7 +161,11 @@ class Loop:
         question = ask.question.get("ask")
         if question == "status":
             ask.reply(
-                {**answers.status(self.core, time.monotonic()), "packets_dropped": sum(self.packets.dropped.values())}
+                {
+                    **answers.status(self.core, time.monotonic()),
+                    "packets_dropped": sum(self.packets.dropped.values()),
+                    "loop_blocked_max_seconds": self._longest_turn,
+                }
             )
         elif question == "port":
             ask.reply(answers.port(self.core, str(ask.question.get("id", ""))))

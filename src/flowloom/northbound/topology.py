@@ -9,6 +9,7 @@ from flowloom.kernel.errors import Rejected, Unavailable
 from flowloom.model.codec import decode, encode
 from flowloom.model.keys import key_of, parse_key
 from flowloom.model.records import NORTHBOUND, Record
+from flowloom.model.sharing import share
 from flowloom.northbound.bus import Publisher
 from flowloom.northbound.store import Entry, Outcome, Store, Write
 
@@ -119,4 +120,5 @@ def _change(entry: Entry) -> Change:
         raise Rejected(entry.key, f"the value says it is {record.id!r}")
     if record.version != entry.version:
         raise Rejected(entry.key, f"the value says version {record.version}, the store {entry.version}")
+    share(record)
     return Change(kind, record.id, record, entry.version)
