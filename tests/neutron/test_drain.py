@@ -31,16 +31,23 @@ SCOPE = f"/test/project-a/{NETWORK}/"
 
 
 class Sink:
-    """A northbound with a given store and no bus."""
+    """A northbound with a given store, and a publisher that keeps what it is given where a list is passed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, published: list[tuple[str, int]] | None = None) -> None:
         self._store = store
+        self._published = published
 
     def store(self) -> Store:
         return self._store
 
     def publisher(self) -> Publisher | None:
-        return None
+        return None if self._published is None else self
+
+    def publish(self, changes: Sequence[tuple[str, int, bytes | None]]) -> None:
+        assert self._published is not None
+        self._published += [(key, version) for key, version, _ in changes]
+
+    def close(self) -> None: ...
 
 
 class Meddling(MemoryStore):
@@ -210,6 +217,19 @@ def test_an_answer_that_was_lost_is_found_in_the_store(filled: Sql, database: Me
     done = drain_into(filled, database).drain()
     assert done.written == 3
     assert all(row.version == row.synced_version for row in filled.rows().values())
+
+
+def test_what_a_writer_stored_before_it_died_is_still_published(filled: Sql, database: MemoryDatabase) -> None:
+    def write_and_die(writes: Sequence[Write]) -> None:
+        database.open().apply(writes)
+        raise Unavailable("killed")
+
+    with pytest.raises(Unavailable):
+        drain_into(filled, database, Meddling(database, write_and_die)).drain()
+    published: list[tuple[str, int]] = []
+    Drain(filled, Sink(database.open(), published), "test").drain()
+    expected = {SCOPE + f"network/{NETWORK}", SCOPE + f"subnet/{SUBNET}", SCOPE + f"port/{PORT}"}
+    assert {key for key, version in published if version == 1} == expected
 
 
 def test_a_change_between_reading_and_writing_stays_dirty_until_it_is_written(

@@ -17,16 +17,19 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
-from flowloom.model.codec import encode
 from flowloom.model.keys import key_of
+from flowloom.model.records import NORTHBOUND
 from flowloom.neutron.capture import Ref
 from flowloom.neutron.database_time import database_now
 from flowloom.neutron.models import ERROR_CHARACTERS_MAX, SYNC
 from flowloom.neutron.translate import SyncRow, Translated, select_rows, translate
 from flowloom.northbound.bus import Publisher
-from flowloom.northbound.store import Outcome, Store, Write
+from flowloom.northbound.store import Outcome, Store
+from flowloom.northbound.topology import Delete, Put, Topology
 
 LOG = logging.getLogger(__name__)
+
+_KINDS = {kind.kind: kind for kind in NORTHBOUND}
 
 REREADS_MAX = 5
 """How often one drain reads an object again because the store held something newer than what it had read."""
@@ -134,16 +137,13 @@ class Drain:
 
     def _write(self, translated: Sequence[Translated]) -> tuple[Drained, set[int]]:
         """Store, publish, acknowledge one batch; with it the keys of rows to be read again at once."""
-        good = [each for each in translated if each.refused is None]
+        rows = {self._key(each.row): each.row for each in translated if each.refused is None}
         refused = [(each.row, each.refused) for each in translated if each.refused is not None]
-        writes = [self._as_write(each) for each in good]
-        outcomes, bad = self._apply(writes)
+        outcomes, bad = self._apply({self._key(each.row): _intent(each) for each in translated if not each.refused})
         by_key = {outcome.key: outcome for outcome in outcomes}
-        rows = {write.key: each.row for write, each in zip(writes, good, strict=True)}
         refused += [(rows[error.ref], error) for error in bad]
         held = [row for key, row in rows.items() if key in by_key and by_key[key].held == row.version]
         ahead = {key: row for key, row in rows.items() if key in by_key and by_key[key].held > row.version}
-        self._publish([write for write in writes if write.key in by_key and by_key[write.key].applied])
         self._acknowledge(held)
         self._note([(row, error.why) for row, error in refused])
         for row, error in refused:
@@ -152,44 +152,24 @@ class Drain:
         done = Drained(len(translated), len(held), tuple(error for _, error in refused), tuple(newer))
         return done, {row.key for key, row in ahead.items() if key not in newer}
 
-    def _as_write(self, each: Translated) -> Write:
-        row, record = each.row, each.record
-        key = key_of(self._deployment, row.project_id, row.scope, row.kind, row.object_id)
-        return Write(key, row.version, encode(record) if record is not None else None)
+    def _key(self, row: SyncRow) -> str:
+        return key_of(self._deployment, row.project_id, row.scope, row.kind, row.object_id)
 
-    def _apply(self, writes: Sequence[Write]) -> tuple[list[Outcome], list[Rejected]]:
+    def _apply(self, intents: Mapping[str, Put | Delete]) -> tuple[list[Outcome], list[Rejected]]:
         """Outcomes of those that the store took; those it refuses are left out, named, one after the other."""
-        store, pending, bad = self._northbound.store(), list(writes), list[Rejected]()
+        topology = Topology(self._northbound.store(), self._northbound.publisher(), self._deployment)
+        pending, bad = dict(intents), list[Rejected]()
         while pending:
             try:
-                return store.apply(pending), bad
+                return topology.apply(list(pending.values())), bad
             except Rejected as error:
-                rest = [write for write in pending if write.key != error.ref]
-                if len(rest) == len(pending):  # It names none of ours: find the guilty ones one by one.
-                    return self._apply_singly(store, pending, bad)
-                pending = rest
+                if pending.pop(error.ref, None) is None:  # It names none of ours: find the guilty ones one by one.
+                    return _apply_singly(topology, pending, bad)
                 bad.append(error)
+            finally:
+                if topology.unpublished:
+                    LOG.warning("The bus did not take %d notices; the facts are in the store", topology.unpublished)
         return [], bad
-
-    def _apply_singly(
-        self, store: Store, writes: Sequence[Write], bad: list[Rejected]
-    ) -> tuple[list[Outcome], list[Rejected]]:
-        outcomes: list[Outcome] = []
-        for write in writes:
-            try:
-                outcomes += store.apply([write])
-            except Rejected as error:
-                bad.append(Rejected(write.key, error.why))
-        return outcomes, bad
-
-    def _publish(self, writes: Sequence[Write]) -> None:
-        publisher = self._northbound.publisher() if writes else None
-        if publisher is None:
-            return
-        try:
-            publisher.publish([(write.key, write.version, write.value) for write in writes])
-        except Unavailable as error:
-            LOG.warning("The bus did not take %d notices (agents will find them in the store): %s", len(writes), error)
 
     def _acknowledge(self, rows: Sequence[SyncRow]) -> None:
         if not rows:
@@ -231,6 +211,25 @@ class Drain:
         why = "the store holds version {} of it, which Neutron never gave out (was Neutron's database restored?)"
         self._note([(ahead[key], why.format(outcomes[key].held)) for key in behind])
         return behind
+
+
+def _intent(each: Translated) -> Put | Delete:
+    row = each.row
+    if each.record is not None:
+        return Put(row.project_id, row.scope, each.record)
+    return Delete(row.project_id, row.scope, _KINDS[row.kind], row.object_id, row.version)
+
+
+def _apply_singly(
+    topology: Topology, intents: Mapping[str, Put | Delete], bad: list[Rejected]
+) -> tuple[list[Outcome], list[Rejected]]:
+    outcomes: list[Outcome] = []
+    for key, intent in intents.items():
+        try:
+            outcomes += topology.apply([intent])
+        except Rejected as error:
+            bad.append(Rejected(key, error.why))
+    return outcomes, bad
 
 
 def _failed(*where: sa.ColumnElement[bool]) -> sa.Update:
