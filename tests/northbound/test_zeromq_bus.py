@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -60,10 +61,12 @@ class ZeromqBench(BusBench):
         self.forwarders[number].wait()
 
     def end(self) -> None:
-        super().end()
-        for number in range(len(self.forwarders)):
-            self.kill(number)
-        shutil.rmtree(self.directory)
+        try:
+            super().end()
+        finally:
+            for number in range(len(self.forwarders)):
+                self.kill(number)
+            shutil.rmtree(self.directory)
 
 
 class TestZeromqOverUnixSockets(BusConformance):
@@ -171,6 +174,20 @@ def test_foreign_messages_are_counted_and_skipped(bench: ZeromqBench) -> None:
         wait_for(skipped)
     publisher.publish([(bench.key("s", "k"), 1, b"")])
     bench.until(lambda: ear.notices(prefix=bench.key("s", "k")), "the notice after them")
+
+
+def test_closing_waits_with_its_bell_for_a_slow_closer(bench: ZeromqBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    subscription = bench.open_bus().subscribe(["/a/"], lambda event: None)
+    write = os.eventfd_write
+
+    def slowly(bell: int, value: int) -> None:
+        write(bell, value)  # The thread wakes, sees that it is closed, and ends as far as it may.
+        subscription._thread.join(0.3)
+        write(bell, value)
+
+    monkeypatch.setattr(os, "eventfd_write", slowly)
+    subscription.close()
+    assert not subscription._thread.is_alive()
 
 
 def test_a_second_forwarder_in_the_same_directory_is_refused(bench: ZeromqBench) -> None:

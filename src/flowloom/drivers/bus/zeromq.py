@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from flowloom.drivers.bus.zeromq_forwarder import run_forwarder
 from flowloom.drivers.bus.zeromq_wire import BEAT_TOPIC, Address, decode, encode, parse_url
@@ -208,7 +208,8 @@ class ZeromqSubscription:
         self._place.disable_monitor()
         self._monitor.close(linger=0)
         self._place.close(linger=0)
-        os.close(self._wake)
+        with self._close_lock:  # Whoever closes may still be about to ring.
+            os.close(self._wake)
 
     def _obey(self) -> None:
         while self._orders:
@@ -226,9 +227,10 @@ class ZeromqSubscription:
     def _watch_connections(self) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                endpoint = event["endpoint"].decode()
-                if event["event"] == zmq.EVENT_DISCONNECTED:
+                # Event (2 bytes), value (4), endpoint: zmq_socket_monitor(3).  pyzmq's own reader loads asyncio.
+                head, name = self._monitor.recv_multipart(zmq.NOBLOCK)
+                endpoint = name.decode()
+                if int.from_bytes(head[:2], sys.byteorder) == zmq.EVENT_DISCONNECTED:
                     self._live.discard(endpoint)
                     if not self._live:
                         self._deliver(Gone(f"the connection to {endpoint} was lost"))
