@@ -12,7 +12,6 @@ from flowloom.agent.core import AgentCore
 from flowloom.model.codec import to_builtins
 from flowloom.model.records import NORTHBOUND, Interface, Port, Record
 from flowloom.openflow import facts
-from flowloom.pipeline.describe import describe
 
 Json = dict[str, Any]
 Slices = Generator[None, None, Json]
@@ -76,6 +75,8 @@ def _waiting_for(core: AgentCore) -> str:
 
 
 def _refused(core: AgentCore, key: bytes, error: str) -> Json:
+    from flowloom.pipeline.describe import describe  # for people only: not loaded at start
+
     value = core.compiler.ledger.desired.get(key)
     causes = ", ".join(f"{cause.kind} {cause.id}" for cause in core.compiler.why(key))
     return {"flow": str(describe(key, value)) if value is not None else key.hex(), "error": error, "cause": causes}
@@ -128,6 +129,8 @@ def flows(core: AgentCore) -> Slices:
 
 
 def _flow(core: AgentCore, key: bytes, value: bytes, owners: list[tuple[int, str]]) -> Json:
+    from flowloom.pipeline.describe import describe  # for people only: not loaded at start
+
     text = describe(key, value)
     causes = [core.compiler.cause(n, id) for n, id in owners]
     reads = {
@@ -162,6 +165,8 @@ def check(core: AgentCore, held: Mapping[bytes, bytes]) -> Json:
 
 
 def _difference(key: bytes, *sides: Mapping[bytes, bytes]) -> Json:
+    from flowloom.pipeline.describe import describe  # for people only: not loaded at start
+
     values = [side.get(key) for side in sides]
     text = describe(key, next(value for value in values if value is not None))
     said = [None if value is None else describe(key, value).actions + _cookie(key, value) for value in values]

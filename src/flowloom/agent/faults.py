@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from flowloom.agent.ports import LocalPorts
 from flowloom.compiler.compiler import Compiler
 from flowloom.model.records import Interface, Network, Port, Subnet
-from flowloom.pipeline.describe import describe
 
 
 class Faults:
@@ -35,11 +34,15 @@ class Faults:
 
     def refusal(self, key: bytes, error: str) -> str:
         """One refused fact, with the records behind it, for people."""
+        from flowloom.pipeline.describe import describe  # for people only: not loaded at start
+
         value = self._compiler.ledger.desired.get(key)
         causes = ", ".join(f"{cause.kind} {cause.id}" for cause in self._compiler.why(key)) or "no record"
         return f"{error}: {describe(key, value) if value is not None else key.hex()} (of {causes})"
 
     def _trace(self) -> dict[str, str]:
+        from flowloom.pipeline.describe import describe  # for people only: not loaded at start
+
         faults: dict[str, str] = {}
         owners = self._compiler.owners() if self._refused else {}
         for key, error in self._refused.items():

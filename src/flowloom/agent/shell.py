@@ -130,9 +130,11 @@ class Loop:
             self._carry_out(self.core.receive(packet, now))
 
     def _freeze(self) -> None:
-        """Records hold no cycles, and nearly all there will ever be is here: the collector need not look at it again."""
+        """Records hold no cycles, and nearly all there will ever be is here: the collector need not look at it again.
+
+        Not even once before: at 10,000 ports that look is a twentieth of the cold start.
+        """
         self._frozen = True
-        gc.collect()
         gc.freeze()
         gc.enable()
 

@@ -21,26 +21,18 @@ from flowloom.pipeline.layout import (
     Priority,
 )
 
-_REQUEST: Final = 1
-_REPLY: Final = 2
+_REQUEST: Final = (ETH_TYPE.eq(ETH_ARP), ARP_OP.eq(1))
+_TO_THE_ASKER: Final = ETH_SRC.copy_to(ETH_DST)
+_AS_A_REPLY: Final = ARP_OP.load(2) + ARP_SHA.copy_to(ARP_THA) + ARP_SPA.copy_to(ARP_TPA)
+_BACK: Final = output(PORT_IN)
 
 
 def arp_reply(network_key: int, address: int, mac: int) -> Yielded:
     """Whoever in the network asks for the IPv4 `address` is told `mac`, out of the port that asked."""
     return SERVICE.flow(
         NETWORK.eq(network_key),
-        ETH_TYPE.eq(ETH_ARP),
-        ARP_OP.eq(_REQUEST),
+        *_REQUEST,
         ARP_TPA.eq(address),
-        then=(
-            ETH_SRC.copy_to(ETH_DST),
-            ETH_SRC.load(mac),
-            ARP_OP.load(_REPLY),
-            ARP_SHA.copy_to(ARP_THA),
-            ARP_SPA.copy_to(ARP_TPA),
-            ARP_SHA.load(mac),
-            ARP_SPA.load(address),
-            output(PORT_IN),
-        ),
+        then=(_TO_THE_ASKER, ETH_SRC.load(mac), _AS_A_REPLY, ARP_SHA.load(mac), ARP_SPA.load(address), _BACK),
         priority=Priority.ANSWER,
     )

@@ -68,7 +68,7 @@ def kill(layout: Layout, state: State, what: str) -> None:
     process = part.process()
     if process is not None:
         process.send(signal.SIGKILL)
-        if not until(lambda: not process.alive, 10):
+        if not until(lambda: process.gone, 10):
             raise LabFailed(f"{what} (pid {process.pid}) does not die")
 
 

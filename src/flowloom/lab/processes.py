@@ -40,6 +40,11 @@ class Process:
         return _stat(self.pid) == (self.born, True)
 
     @property
+    def gone(self) -> bool:
+        """Neither it nor, when it leads a group, any other of the group runs: ports and files are free again."""
+        return not self.alive and not (self.leads and _group_runs(self.pid, self.born))
+
+    @property
     def paused(self) -> bool:
         return self.alive and _state(self.pid) in "Tt"
 
@@ -112,10 +117,10 @@ def end(processes: Iterable[Process], grace_seconds: float = 5.0) -> None:
     for process in left:
         process.send(signal.SIGTERM)
         process.send(signal.SIGCONT)
-    until(lambda: not any(process.alive for process in left), grace_seconds)
+    until(lambda: all(process.gone for process in left), grace_seconds)
     for process in left:
         process.send(signal.SIGKILL)
-    until(lambda: not any(process.alive for process in left), grace_seconds)
+    until(lambda: all(process.gone for process in left), grace_seconds)
 
 
 def marked(marker: str) -> list[Process]:
@@ -149,6 +154,21 @@ def _found(matches: Callable[[int], bool]) -> list[Process]:
         except OSError:
             continue  # It ended while we looked.
     return found
+
+
+def _group_runs(leader: int, born: int) -> bool:
+    if _stat(leader)[0] not in (born, -1):
+        return False  # The number is another's by now, which it becomes only when nobody is left in the group.
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            fields = _fields(int(entry))
+        except OSError:
+            continue
+        if fields[2] == str(leader) and fields[0] not in "ZXx":
+            return True
+    return False
 
 
 def _ancestors() -> set[int]:

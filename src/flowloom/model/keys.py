@@ -37,7 +37,9 @@ def parse_key(text: str) -> Key:
     parts = text.split("/")
     if len(parts) != 6 or parts[0] or not all(parts[1:]):
         raise Rejected(text, "not of the form /deployment/project/scope/kind/id")
-    return Key(*(unquote(part) for part in parts[1:]))
+    if "%" not in text:
+        return Key._make(parts[1:])
+    return Key._make(unquote(part) for part in parts[1:])
 
 
 def deployment_prefix(deployment: str) -> str:
