@@ -15,7 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from agent_bench import Samples, measure, middle
+from agent_bench import Samples, made_port, measure, middle
+from core_bench import core_changes
 
 SIZES = (1_000, 5_000, 10_000)
 
@@ -50,6 +51,11 @@ def rows_of(s: Samples) -> list[Row]:
     ]
     if s.foreign_cpu:
         out.append(row("agent.change_foreign_network.cpu", at, middle(s.foreign_cpu) * 1e3, "ms", 0.1))
+        out.append(row("agent.change_foreign_network.stream.cpu", at, (s.foreign_stream_cpu or 0.0) * 1e3, "ms", 0.1))
+    inside = core_changes(s.ports, 500, made_port)
+    out.append(row("core.change_local_network.cpu", at, inside["local"] * 1e3, "ms", 1.0))
+    if "foreign" in inside:
+        out.append(row("core.change_foreign_network.cpu", at, inside["foreign"] * 1e3, "ms", 0.1))
     if s.loop_blocked_max is not None:
         out.append(row("agent.loop_blocked.max", at, s.loop_blocked_max * 1e3, "ms", 5.0))
     return out
