@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab_wiring import wire
 
 from flowloom.lab import host
 from flowloom.lab.cloud import Lab
@@ -48,5 +47,33 @@ def pair(bare: Lab) -> Lab:
         bare.vm_add(f"vm{number}", at.name, f"port-{number}", mac=f"02:00:00:00:0{number}:01", mtu=1400)
         tunnel = ("type=geneve", "options:remote_ip=flow", "options:key=flow", "ofport_request=10")
         host.vsctl(at, "add-port", "br-int", "tun", "--", "set", "interface", "tun", *tunnel)
-        wire(bare, number)
+        _wire(bare, number)
     return bare
+
+
+@pytest.fixture
+def wire() -> Callable[[Lab, int], None]:
+    """`wire(lab, N)`: everything of vmN goes to the other host, and the other way round."""
+    return _wire
+
+
+@pytest.fixture
+def address() -> Callable[[Lab, int], str]:
+    """`address(lab, N)` gives vmN an address by hand, and returns it."""
+    return _address
+
+
+def _wire(lab: Lab, number: int) -> None:
+    """Everything of vm<number> goes to the other host, and the other way round."""
+    at, vm = lab.host(f"h{number}"), lab.vm(f"vm{number}")
+    port = host.vsctl(at, "get", "interface", vm.interface, "ofport").strip()
+    other = lab.layout.host(3 - number).tunnel_ip
+    host.ofctl(at, "add-flow", f"in_port={port},actions=set_field:7->tun_id,set_field:{other}->tun_dst,output:10")
+    host.ofctl(at, "add-flow", f"in_port=10,tun_id=7,actions=output:{port}")
+
+
+def _address(lab: Lab, number: int) -> str:
+    """Give vm<number> an address by hand."""
+    ip = f"10.0.0.{number}"
+    assert lab.exec(f"vm{number}", ["ip", "address", "add", f"{ip}/24", "dev", "eth0"]).returncode == 0
+    return ip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
-from lab_wiring import address
 
 from flowloom.lab import hook
 from flowloom.lab.cloud import Lab
@@ -17,6 +17,8 @@ from flowloom.lab.dhcp import Client
 from flowloom.lab.errors import LabFailed
 from flowloom.lab.lease import Lease, from_dhclient, from_udhcpc
 from flowloom.lab.processes import until
+
+Address: TypeAlias = Callable[[Lab, int], str]
 
 WHOLE = Lease(
     ip="10.0.0.50",
@@ -32,7 +34,7 @@ WHOLE = Lease(
 
 
 @pytest.fixture
-def server(pair: Lab) -> Iterator[Lab]:
+def server(pair: Lab, address: Address) -> Iterator[Lab]:
     """vm2 is a DHCP server, a real one of somebody else; vm1 has no address yet."""
     if (
         "udhcpd"

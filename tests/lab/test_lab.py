@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
-from lab_wiring import address, wire
 
 from flowloom.kernel.errors import Misconfigured
 from flowloom.lab import host, network, processes, tools
 from flowloom.lab.cloud import Lab
 from flowloom.lab.errors import LabFailed, NoSuch
 from flowloom.lab.processes import until
+
+Address: TypeAlias = Callable[[Lab, int], str]
+Wire: TypeAlias = Callable[[Lab, int], None]
 
 pytestmark = pytest.mark.lab
 
@@ -29,7 +33,7 @@ def left_of(lab: Lab) -> list[object]:
     return remains + [path for path in (layout.dir, layout.failed_dir) if path.exists()]
 
 
-def test_vms_on_two_hosts_ping_each_other_through_the_tunnel(pair: Lab) -> None:
+def test_vms_on_two_hosts_ping_each_other_through_the_tunnel(pair: Lab, address: Address) -> None:
     address(pair, 1)
     target = address(pair, 2)
     result = pair.ping("vm1", target, count=20, interval=0.02)
@@ -51,7 +55,7 @@ def test_hosts_kernel_answers_for_no_cable_of_its_switch(pair: Lab) -> None:
         assert "inet6" not in pair.exec("h1", ["ip", "address", "show", cable]).stdout
 
 
-def test_background_ping_counts_exactly_what_a_cut_link_swallowed(pair: Lab) -> None:
+def test_background_ping_counts_exactly_what_a_cut_link_swallowed(pair: Lab, address: Address) -> None:
     address(pair, 1)
     target = address(pair, 2)
     with pair.pinging("vm1", target, interval=0.01) as ping:
@@ -90,7 +94,7 @@ def test_flows_and_groups_are_shown_without_counters(pair: Lab) -> None:
 
 
 @pytest.mark.parametrize("what", ["switch@h1", "ovsdb@h1"])
-def test_part_is_paused_killed_and_started_again(pair: Lab, what: str) -> None:
+def test_part_is_paused_killed_and_started_again(pair: Lab, what: str, address: Address, wire: Wire) -> None:
     before = pair.status().part(what)
     assert before.state == "up" and before.pid
     pair.pause(what)
@@ -172,7 +176,7 @@ def test_down_leaves_nothing_and_may_be_repeated(pair: Lab) -> None:
     assert pair.down() is False
 
 
-def test_labs_side_by_side_do_not_touch_each_other(pair: Lab) -> None:
+def test_labs_side_by_side_do_not_touch_each_other(pair: Lab, address: Address) -> None:
     with tempfile.TemporaryDirectory(prefix="fl-", dir="/run", ignore_cleanup_errors=True) as directory:
         other = Lab(directory)
         try:

@@ -73,6 +73,16 @@ def test_signal_reaches_the_whole_group(tmp_path: Path) -> None:
     assert until(lambda: not identity.alive, 5)
 
 
+def test_group_that_outlives_its_leader_is_ended_too(tmp_path: Path) -> None:
+    deaf = "trap '' TERM; echo $$ >{0}/child; while :; do sleep 1; done"
+    started = start(tmp_path, "sh", "-c", f'sh -c "{deaf.format(tmp_path).replace("$", chr(92) + "$")}" & wait')
+    assert until((tmp_path / "child").exists, 5) and until(lambda: (tmp_path / "child").read_text() != "", 5)
+    child = int((tmp_path / "child").read_text())
+    identity = Process(child, born(child))
+    end([started], grace_seconds=0.5)
+    assert not identity.alive and started.gone
+
+
 def test_process_that_ignores_term_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"

@@ -91,7 +91,8 @@ def release(vm: VmLayout, seconds: float = 10.0) -> None:
         # The second dhclient finds the first by its pid file, which that writes only after its script has run.
         pid_file = vm.dir / "dhclient.pid"
         until(lambda: pid_file.exists() and pid_file.read_text().strip() == str(process.pid), seconds)
-        tools.run(enter(vm.netns, *_dhclient(vm, "-r")), env=tools.environment(vm.lab))
+        argv = enter(vm.netns, *_dhclient(vm, "-r"))
+        spawn(argv, vm.dir / "release.pid", vm.dir / "dhcp.log", tools.environment(vm.lab))
     if not until(lambda: not (vm.dir / "lease.json").exists(), seconds):
         raise LabFailed(f"the DHCP client of VM {vm.name} did not release its address: see {vm.dir}/dhcp.log")
 

@@ -56,10 +56,10 @@ class Process:
 
     def send(self, what: signal.Signals) -> None:
         """Signal it; nothing happens when it has ended."""
-        if not self.alive:
+        if self.gone:
             return
         try:
-            if self.leads and os.getpgid(self.pid) == self.pid:
+            if self.leads and (not self.alive or os.getpgid(self.pid) == self.pid):
                 os.killpg(self.pid, what)
             else:
                 os.kill(self.pid, what)
