@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from flowloom.lab import tools
 from flowloom.lab.errors import LabFailed
 from flowloom.lab.layout import DEPLOYMENT, HostLayout, Layout
 from flowloom.lab.network import enter
 from flowloom.lab.processes import Process, recorded, spawn, until
 from flowloom.lab.state import State
-from flowloom.neutron.deploy import Deployment, write_config
 
 API_PROCESSES = 2
 API_THREADS = 2
@@ -182,26 +183,38 @@ def recovery(layout: Layout, state: State) -> Part:
     )
 
 
+class Deployment(msgspec.Struct, frozen=True):
+    """What Neutron's side says of itself: where its configuration is, and how its processes are started."""
+
+    neutron_conf: str
+    env: dict[str, str]
+    uwsgi_argv: tuple[str, ...]
+    recovery_argv: tuple[str, ...]
+
+
 def deployment(layout: Layout, state: State) -> Deployment:
     """Neutron's configuration, written again from what the lab is."""
-    return write_config(
-        layout.neutron_dir,
-        database=state.sql,
-        store=state.store,
-        bus=state.bus,
-        api_port=state.api_port,
-        name=DEPLOYMENT,
-        control=layout.recovery_socket,
-        workers=API_PROCESSES,
-        threads=API_THREADS,
-    )
+    wanted = {
+        "directory": str(layout.neutron_dir),
+        "database": state.sql,
+        "store": state.store,
+        "bus": state.bus,
+        "api_port": state.api_port,
+        "name": DEPLOYMENT,
+        "control": str(layout.recovery_socket),
+        "workers": API_PROCESSES,
+        "threads": API_THREADS,
+    }
+    # Asked by its command: the lab starts processes and knows nobody's insides.
+    said = tools.run(tools.python("-m", "flowloom.neutron.deploy", json.dumps(wanted)))
+    return msgspec.json.decode(said, type=Deployment)
 
 
 def schema_argv(layout: Layout, state: State) -> tuple[str, ...]:
     """The command that creates Neutron's tables, in a process of its own: it loads all of Neutron."""
     if state.sql.startswith("sqlite"):
         return tools.python("-m", "flowloom.neutron.schema", state.sql)
-    conf = str(deployment(layout, state).neutron_conf)
+    conf = deployment(layout, state).neutron_conf
     return (str(tools.beside_python("neutron-db-manage")), "--config-file", conf, "upgrade", "heads")
 
 

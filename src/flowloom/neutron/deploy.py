@@ -13,13 +13,18 @@
 
 uwsgi stays in the foreground and writes to `deployment.api_log`; SIGTERM to it ends its workers too.
 The API answers at `deployment.api_url` a few seconds after the start (poll `GET /v2.0/networks`).
+
+As a command, for who does not know this package: `python -m flowloom.neutron.deploy JSON` takes the arguments
+of `write_config` as one JSON object and prints the deployment as another.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 SERVICE_PLUGINS = ("tag", "revisions", "timestamp")
 EXTENSION_DRIVERS = ("port_security",)
@@ -206,3 +211,16 @@ buffer-size = 65535
 add-header = Connection: close
 logto = {log}
 """
+
+
+def main(text: str) -> None:
+    """The command: arguments in, deployment out, both as JSON."""
+    wanted: dict[str, Any] = json.loads(text)
+    for name in ("directory", "control"):
+        if name in wanted:
+            wanted[name] = Path(wanted[name])
+    print(json.dumps(asdict(write_config(**wanted)), default=str))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
