@@ -170,7 +170,11 @@ def test_down_leaves_nothing_and_may_be_repeated(pair: Lab) -> None:
     outside = processes.spawn(
         ["sleep", "600"], pair.layout.dir / "x.pid", pair.layout.dir / "x.log", tools.environment(pair.layout)
     )
-    assert pair.down() is True
+    with subprocess.Popen(pair.command("vm1", ["sleep", "600"])) as guest:
+        assert until(lambda: [p.pid for p in processes.inside([pair.vm("vm1").netns])] == [guest.pid], 5)
+        subprocess.run(["ip", "netns", "delete", pair.vm("vm2").netns], check=True)  # As a reboot does it to all.
+        assert pair.down() is True
+        assert guest.wait(10) == -signal.SIGTERM
     assert not outside.alive, "it was in none of the lab's namespaces"
     assert left_of(pair) == []
     assert pair.down() is False

@@ -60,7 +60,7 @@ def await_lease(vm: VmLayout, seconds: float) -> Lease:
     if not until(file.exists, seconds):
         state = "is still asking" if running(vm) else "has ended"
         raise LabFailed(
-            f"VM {vm.name} got no address within {seconds:g} s; its DHCP client {state}: see {vm.dir}/dhcp.log"
+            f"VM {vm.name} got no address within {seconds:g} s; its DHCP client {state}; see {vm.dir}/dhcp.log{tools.last_words(vm.dir / 'dhcp.log')}"
         )
     return msgspec.json.decode(file.read_bytes(), type=Lease)
 
@@ -94,7 +94,9 @@ def release(vm: VmLayout, seconds: float = 10.0) -> None:
         argv = enter(vm.netns, *_dhclient(vm, "-r"))
         spawn(argv, vm.dir / "release.pid", vm.dir / "dhcp.log", tools.environment(vm.lab))
     if not until(lambda: not (vm.dir / "lease.json").exists(), seconds):
-        raise LabFailed(f"the DHCP client of VM {vm.name} did not release its address: see {vm.dir}/dhcp.log")
+        raise LabFailed(
+            f"the DHCP client of VM {vm.name} did not release its address; see {vm.dir}/dhcp.log{tools.last_words(vm.dir / 'dhcp.log')}"
+        )
 
 
 def running(vm: VmLayout) -> Process | None:

@@ -25,7 +25,6 @@ from flowloom.lab.state import State
 
 API_PROCESSES = 2
 API_THREADS = 2
-_LOG_TAIL_BYTES = 4000
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,6 @@ class Part:
     ready: Callable[[], bool]
     ready_seconds: float = 15.0
     env: Mapping[str, str] = field(default_factory=dict)
-    leftovers: tuple[Path, ...] = ()
-    """Sockets that a killed predecessor leaves behind and that would pass for a sign of life."""
 
     @property
     def pid_file(self) -> Path:
@@ -58,8 +55,6 @@ def launch(part: Part, layout: Layout) -> None:
     """Start the process of a part, unless it runs; do not wait until it is ready."""
     if part.process() is not None:
         return
-    for path in part.leftovers:
-        path.unlink(missing_ok=True)
     spawn(part.argv, part.pid_file, part.log_file, tools.environment(layout, **part.env))
 
 
@@ -74,20 +69,10 @@ def await_ready(part: Part) -> None:
 
     if not until(settled, part.ready_seconds):
         raise LabFailed(
-            f"{part.name} is not ready after {part.ready_seconds:g} s; see {part.log_file}{last_words(part)}"
+            f"{part.name} is not ready after {part.ready_seconds:g} s; see {part.log_file}{tools.last_words(part.log_file)}"
         )
     if ended:
-        raise LabFailed(f"{part.name} ended at once; see {part.log_file}{last_words(part)}")
-
-
-def last_words(part: Part) -> str:
-    """The last line of a part's log, as `: LINE`, or nothing."""
-    try:
-        tail = part.log_file.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    return f": {lines[-1]}" if lines else ""
+        raise LabFailed(f"{part.name} ended at once; see {part.log_file}{tools.last_words(part.log_file)}")
 
 
 def ovsdb(host: HostLayout) -> Part:
@@ -108,7 +93,6 @@ def ovsdb(host: HostLayout) -> Part:
         ),
         env=_switch_env(host),
         ready=lambda: _listens(host.dir / "db.sock"),
-        leftovers=(host.dir / "db.sock", control),
     )
 
 
@@ -128,7 +112,6 @@ def switch(host: HostLayout) -> Part:
         ),
         env=_switch_env(host),
         ready=lambda: _listens(host.switch_control),
-        leftovers=(host.switch_control, host.dir / "br-int.mgmt"),
     )
 
 
@@ -139,7 +122,6 @@ def agent(host: HostLayout) -> Part:
         argv=enter(host.netns, *tools.python("-m", "flowloom", "agent", "--config", str(host.agent_file))),
         ready=lambda: _answers(host.agent_socket),
         ready_seconds=30,
-        leftovers=(host.agent_socket,),
     )
 
 
@@ -151,7 +133,6 @@ def bus(layout: Layout, state: State) -> Part:
         dir=layout.dir,
         argv=tools.python("-m", "flowloom", "bus", "--url", state.bus),
         ready=lambda: all(map(_listens, sockets)),
-        leftovers=sockets,
     )
 
 
@@ -179,7 +160,6 @@ def recovery(layout: Layout, state: State) -> Part:
         env=neutron.env,
         ready=lambda: _answers(layout.recovery_socket),
         ready_seconds=60,
-        leftovers=(layout.recovery_socket,),
     )
 
 

@@ -32,6 +32,7 @@ _PACKAGE_OF = {
 _ALWAYS = tuple(name for name in _PACKAGE_OF if name not in ("udhcpc", "dhclient"))
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _TIMEOUT_SECONDS = 30.0
+_LOG_TAIL_BYTES = 4000
 
 
 def environment(layout: Layout, **more: str) -> dict[str, str]:
@@ -101,6 +102,16 @@ def run(
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         raise LabFailed(f"{command}: {words}")
     return done.stdout
+
+
+def last_words(log_file: Path) -> str:
+    """The last line of a log, as `: LINE`, or nothing."""
+    try:
+        tail = log_file.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    return f": {lines[-1]}" if lines else ""
 
 
 def _plain() -> dict[str, str]:
