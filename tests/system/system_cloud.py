@@ -180,8 +180,9 @@ class Cloud:
             eventually(f"the agent of {host} has nothing left to do", lambda host=host: self.is_quiet(host))  # type: ignore[misc]
 
     def held(self, host: str) -> list[str]:
-        """Flows and groups of a host's switch, as Open vSwitch's own tool prints them."""
-        return self.lab.flows(host) + self.lab.groups(host)
+        """Flows and groups of a host's switch, as Open vSwitch's own tool prints them, each group's buckets sorted."""
+        groups = (group.split(",bucket=") for group in self.lab.groups(host))
+        return self.lab.flows(host) + [",bucket=".join([head, *sorted(buckets)]) for head, *buckets in groups]
 
     def everywhere(self) -> dict[str, list[str]]:
         """`held` of every host."""
