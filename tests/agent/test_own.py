@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from msgspec.structs import replace
+
 from flowloom.agent.own import OwnRecords
 from flowloom.model.records import PortStatus
 from flowloom.northbound.store import Outcome
@@ -70,3 +72,33 @@ def test_nothing_is_kept_of_keys_that_are_gone() -> None:
         own.want(key, None)
         own.written([Outcome(key, True, write.version) for write in own.due(0.0)])
     assert not own._held and not own._held_version and own._last_version == 2100
+
+
+def test_two_writers_of_one_record_are_counted_and_slow_each_other_down() -> None:
+    one, other, now, writes, held = book(), book(200), 0.0, 0, 0
+    one.want(KEY, UP)
+    other.want(KEY, DOWN)
+    while now < 60.0:
+        for me, you in ((one, other), (other, one)):
+            for write in me.due(now):
+                writes += 1
+                applied, held = write.version > held, max(held, write.version)
+                me.written([Outcome(KEY, applied, held)])
+                if applied:
+                    you.found(KEY, replace(UP if me is one else DOWN, version=held))
+        now += 0.01
+    assert one.contests > 2 and other.contests > 2
+    assert writes < 200, "6000 without a pause"
+
+
+def test_what_a_former_life_with_a_fast_clock_wrote_is_no_contest() -> None:
+    own = book()
+    own.want(KEY, UP)
+    own.found(KEY, replace(DOWN, version=900))
+    (write,) = own.due(0.0)
+    assert write.version == 901
+    own.written([Outcome(KEY, False, 950)])
+    (write,) = own.due(0.0)
+    own.written([Outcome(KEY, True, write.version)])
+    own.found(KEY, replace(UP, version=write.version))  # An echo.
+    assert own.contests == 0 and own.undone == 0

@@ -171,6 +171,9 @@ def test_two_agents_of_one_chassis_do_no_harm(whole: Cloud, vms: Vms, network: s
             with _passing(whole, "h1", network) as late:
                 assert whole.reaches(vms["vm2"], late)
             assert second.poll() is None and whole.agent("h1")["in_sync"]
+            logs = (at.dir / "agent.log", at.dir / "second.log")
+            told = "another agent writes the records of chassis h1"
+            eventually("one of them says so", lambda: any(told in file.read_text() for file in logs))
         finally:
             second.terminate()
     # The first one goes on; what the second one wrote into the store does not keep it busy.

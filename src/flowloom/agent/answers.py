@@ -40,6 +40,7 @@ def status(core: AgentCore, now: float) -> Json:
         "interfaces": {"connected": not core.interfaces_why, "why": core.interfaces_why},
         "ports": {"local": len(core.ports.ids()), "waiting": core.ports.waiting},
         "own_records_undone": core.own.undone,
+        "own_records_contested": core.own.contests,
         "audits": installing.audits,
         "drift_repaired": installing.drift_repaired,
         "records": {

@@ -141,6 +141,7 @@ class AgentCore:
         self._former: dict[str, PortStatus | None] = {}
         self._noted: set[str] = set()
         self._former_chassis: Chassis | None = None
+        self._contest_told = False
         self._claiming = False
         self._claimed = False
         self._claim_at = now
@@ -423,7 +424,14 @@ class AgentCore:
 
     def _report(self, now: float) -> list[Effect]:
         writes = self.own.due(now)
-        return [WriteRecords(writes)] if writes else []
+        effects: list[Effect] = [WriteRecords(writes)] if writes else []
+        if self.own.contests and not self._contest_told:
+            self._contest_told = True
+            who = self.settings.chassis
+            effects.append(
+                Log("error", f"another agent writes the records of chassis {who}: stop one of the two, or name it anew")
+            )
+        return effects
 
     def _status_key(self, port_id: str) -> str:
         return key_of(self.settings.deployment, NO_PROJECT, self.settings.chassis, PortStatus.kind, port_id)

@@ -26,6 +26,8 @@ class OwnRecords:
 
     first_version: `node_version(epoch, 0)` of this life.  Versions go on from there, and above anything
     that the store turns out to hold.
+    contests: how often somebody else wrote over what this life had written: two agents of one name.  They
+    do not stop, so each waits longer from time to time before it answers.
     """
 
     def __init__(self, first_version: int, random: Random) -> None:
@@ -38,6 +40,10 @@ class OwnRecords:
         self._under_way: dict[str, tuple[int, Record | None]] = {}
         self._backoff = Backoff(random)
         self._not_before = 0.0
+        self.contests = 0
+        self._written: set[str] = set()
+        self._contested = False
+        self._contest_backoff = Backoff(random)
 
     def want(self, key: str, record: Record | None) -> None:
         """From now on `key` should hold `record` (None: nothing)."""
@@ -55,6 +61,8 @@ class OwnRecords:
         sent = self._under_way.get(key)
         if sent is not None and version <= sent[0]:
             return  # Older than, or an echo of, what is being written: the outcome will tell.
+        if version > self._last_version:
+            self._contest(key)
         self._hold(key, version, replace(record, version=0))
 
     def gone(self, key: str) -> None:
@@ -74,6 +82,9 @@ class OwnRecords:
 
     def due(self, now: float) -> list[Write]:
         """What to write now; empty while a call is under way, while backing off, or when all is well."""
+        if self._contested:
+            self._contested = False
+            self._not_before = max(self._not_before, now + self._contest_backoff.next_delay())
         if self._under_way or not self._differing or now < self._not_before:
             return []
         writes = []
@@ -96,9 +107,13 @@ class OwnRecords:
             version, record = sent[outcome.key]
             if outcome.applied or outcome.held == version:
                 self._hold(outcome.key, version, record)
+                self._written.add(outcome.key)
+                if record is None and outcome.key not in self._wanted:
+                    self._written.discard(outcome.key)
             else:
                 # A former life with a clock ahead of ours wrote it, or a repeat of ours raced: content unknown.
                 stale.append(outcome.key)
+                self._contest(outcome.key)
                 self._held_version[outcome.key] = outcome.held
                 self._doubt(outcome.key)
         return stale
@@ -111,6 +126,12 @@ class OwnRecords:
         delay = self._backoff.next_delay()
         self._not_before = now + delay
         return delay
+
+    def _contest(self, key: str) -> None:
+        """The store holds something that is not of this life; somebody's of now, if this life wrote there before."""
+        if key in self._written:
+            self.contests += 1
+            self._contested = True
 
     def _doubt(self, key: str) -> None:
         """What `key` holds is not known: it is due, whatever it should hold, until a write is acknowledged."""
