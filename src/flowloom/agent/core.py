@@ -425,7 +425,7 @@ class AgentCore:
     def _report(self, now: float) -> list[Effect]:
         writes = self.own.due(now)
         effects: list[Effect] = [WriteRecords(writes)] if writes else []
-        if self.own.contests and not self._contest_told:
+        if self.own.contests > 1 and not self._contest_told:
             self._contest_told = True
             who = self.settings.chassis
             effects.append(

@@ -131,7 +131,7 @@ class OwnRecords:
         """The store holds something that is not of this life; somebody's of now, if this life wrote there before."""
         if key in self._written:
             self.contests += 1
-            self._contested = True
+            self._contested = self.contests > 1  # Once may be an operator's hand, and is answered at once.
 
     def _doubt(self, key: str) -> None:
         """What `key` holds is not known: it is due, whatever it should hold, until a write is acknowledged."""
