@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # by name: see below
 from pathlib import Path
 
 import pytest
@@ -212,7 +212,7 @@ def test_status_with_everything_down_has_a_row_for_each_layer_and_is_1(tmp_path:
     assert rows["store"]["note"] == f"the directory {tmp_path}/store does not exist; create it"
 
 
-class Api(http.server.BaseHTTPRequestHandler):
+class Api(BaseHTTPRequestHandler):
     """Answers as the path says: `/503` with 503, `/401` with 401."""
 
     def do_GET(self) -> None:
@@ -224,9 +224,11 @@ class Api(http.server.BaseHTTPRequestHandler):
         return
 
 
+# Loading Neutron in the same process leaves eventlet's copy, which nobody serves, as the attribute `server` of `http`;
+# what is imported by name is the standard library's own.
 @pytest.fixture
 def api() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
