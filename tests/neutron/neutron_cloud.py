@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flowloom.lab.ports import free_port
 from flowloom.model.codec import decode
 from flowloom.model.keys import deployment_prefix, parse_key
 from flowloom.model.records import Port, Record
@@ -174,12 +175,6 @@ class Cloud:
                 process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running_cloud(directory: Path, template: Path, **options: Any) -> Iterator[Cloud]:
     """A Neutron API server in `directory`, ended whatever happens."""
@@ -192,7 +187,7 @@ def running_cloud(directory: Path, template: Path, **options: Any) -> Iterator[C
         database=database,
         store=f"sqlite:///{store / 'northbound.sqlite'}",
         bus="",
-        api_port=_free_port(),
+        api_port=free_port(),
         name=DEPLOYMENT,
         strict_capture=True,
         **options,

@@ -18,6 +18,7 @@ import zmq
 from flowloom.drivers.bus.zeromq import ZeromqSubscription, open_bus, run_forwarder
 from flowloom.drivers.bus.zeromq_wire import decode, encode, parse_url
 from flowloom.kernel.errors import Misconfigured
+from flowloom.lab.ports import free_port
 from flowloom.northbound.bus import Bus, BusEvent, Gone, Heartbeat, Notice
 from flowloom.testing.bus_conformance import BusBench, BusConformance, Ear, attach
 from flowloom.testing.waiting import wait_for
@@ -27,19 +28,6 @@ _FORWARDER = "import sys; from flowloom.drivers.bus.zeromq import run_forwarder;
 
 def start_forwarder(url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", _FORWARDER, url])
-
-
-def free_port() -> int:
-    """A port that is free together with the one above it."""
-    for _ in range(100):
-        with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            try:
-                high.bind(("127.0.0.1", low.getsockname()[1] + 1))
-            except OSError:
-                continue
-            return int(low.getsockname()[1])
-    raise OSError("no two neighbouring ports are free")
 
 
 class ZeromqBench(BusBench):
@@ -76,14 +64,13 @@ class TestZeromqOverUnixSockets(BusConformance):
 
 class TestZeromqOverTcp(BusConformance):
     def new_bench(self) -> BusBench:
-        return ZeromqBench(f"zmq+tcp://127.0.0.1:{free_port()}")
+        return ZeromqBench(f"zmq+tcp://127.0.0.1:{free_port(2)}")
 
 
 class TwoForwarders(ZeromqBench):
     def __init__(self) -> None:
-        first, second = free_port(), free_port()
-        while abs(first - second) < 2:
-            second = free_port()
+        first = free_port(4)
+        second = first + 2
         self.single = [f"zmq+tcp://127.0.0.1:{port}" for port in (first, second)]
         super().__init__(self.single[0])
         self.forwarders.append(start_forwarder(self.single[1]))
@@ -197,7 +184,7 @@ def test_a_second_forwarder_in_the_same_directory_is_refused(bench: ZeromqBench)
 
 
 def test_a_taken_port_is_refused_by_name() -> None:
-    port = free_port()
+    port = free_port(2)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
@@ -206,7 +193,7 @@ def test_a_taken_port_is_refused_by_name() -> None:
 
 
 def test_a_loopback_forwarder_listens_on_loopback_alone_and_ends_when_told() -> None:
-    port, stop = free_port(), threading.Event()
+    port, stop = free_port(2), threading.Event()
     thread = threading.Thread(target=run_forwarder, args=(f"zmq+tcp://localhost:{port}", stop))
     thread.start()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import msgspec
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.lab import files, host, network, parts, processes, tools
 from flowloom.lab.layout import HOSTS_MAX, Layout
+from flowloom.lab.ports import free_port, is_free
 from flowloom.lab.state import State, boot_id, load, save, write
 from flowloom.northbound.plugins import open_bus, open_store
 
@@ -208,12 +208,9 @@ def _check_servers(wanted: State, log: Log) -> None:
 
 
 def _port(asked: int) -> int:
-    """A TCP port of the loopback that is free now.  Misconfigured when the one that was asked for is taken."""
-    with socket.socket() as probe:
-        # As uwsgi does: connections of a predecessor that still linger do not make it taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", asked))
-        except (OSError, OverflowError) as error:
-            raise Misconfigured("--api-port", f"port {asked} of 127.0.0.1 is taken or not allowed: {error}") from error
-        return int(probe.getsockname()[1])
+    """The API's port: the one asked for, or any free one.  Misconfigured when the one asked for is taken."""
+    if not asked:
+        return free_port()
+    if not is_free(asked):
+        raise Misconfigured("--api-port", f"port {asked} of 127.0.0.1 is taken or not allowed; leave it out for any")
+    return asked
