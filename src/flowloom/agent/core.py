@@ -39,6 +39,7 @@ from flowloom.agent.own import OwnRecords
 from flowloom.agent.ports import LocalPorts
 from flowloom.apps.punts import Answer, Ignored
 from flowloom.compiler.compiler import Compiler
+from flowloom.compiler.schema import KINDS
 from flowloom.compiler.unit import App
 from flowloom.compiler.view import View
 from flowloom.kernel.backoff import Backoff
@@ -57,6 +58,9 @@ from flowloom.southbound.switch import PacketIn
 MERGE_MAX: Final = 256
 """Records merged between two looks at the clock: about 2 ms."""
 
+
+READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
+"""The kinds of record that something here reads, by name."""
 
 NOTES_MAX: Final = 1000
 """Sentences about records that packet answers could not use; each is logged once."""
@@ -207,6 +211,18 @@ class AgentCore:
     def backlog(self) -> int:
         """Records received and not merged, and units marked and not run; at 0 the desired facts are exact."""
         return len(self._unmerged) + self.compiler.backlog
+
+    def record(self, kind_name: str, id: str, key: str) -> Record | None:
+        """What this node holds of an object: in the replica or on its way there; of its own status records, what
+        it knows the store to hold.  None: nothing."""
+        kind = READ.get(kind_name)
+        if kind is None:
+            return None
+        if kind is PortStatus:
+            return self.own.holds(key)
+        if (kind, id) in self._unmerged:
+            return self._unmerged[kind, id]
+        return self.compiler.get(kind, id)
 
     @property
     def primed(self) -> bool:

@@ -71,6 +71,11 @@ class OwnRecords:
             self._held[key] = None
             self._compare(key)
 
+    def holds(self, key: str) -> Record | None:
+        """What `key` is known to hold in the store, with its version; None: nothing, or it is not known."""
+        record = self._held.get(key)
+        return None if record is None or key in self._unsure else replace(record, version=self._held_version[key])
+
     def wants(self, key: str) -> bool:
         """Whether `key` should hold something."""
         return key in self._wanted

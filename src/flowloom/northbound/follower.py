@@ -124,6 +124,14 @@ class Follower:
         """A store of another epoch is empty where things are known: they are kept until it holds something there."""
         return bool(self._empty)
 
+    def keys(self, prefix: str, after: str, limit: int) -> list[str]:
+        """The first `limit` keys beyond `after` that hold a value here, in order: a page of the replica."""
+        return self._replica.page(prefix, after, limit)
+
+    def holds(self, key: str) -> int:
+        """The version of the value held at `key`; 0: none is."""
+        return self._replica.holds(key)
+
     def start(self, now: float) -> Step:
         """Begin: list everything."""
         self._own_heard_at = now

@@ -71,6 +71,11 @@ class Replica:
         known = self._scopes.get(scope_of(key), {}).get(key)
         return known.version if known is not None else self._tombstones.get(key, 0)
 
+    def holds(self, key: str) -> int:
+        """The version of the value held; 0: none is."""
+        known = self._scopes.get(scope_of(key), {}).get(key)
+        return 0 if known is None else known.version
+
     def items(self, prefix: str) -> Iterator[tuple[str, Known]]:
         """Keys under `prefix` that hold a value."""
         for scope, keys in self._scopes.items():
@@ -78,6 +83,20 @@ class Replica:
                 yield from keys.items()
             elif prefix.startswith(scope):
                 yield from ((key, known) for key, known in keys.items() if key.startswith(prefix))
+
+    def page(self, prefix: str, after: str, limit: int) -> list[str]:
+        """The first `limit` keys under `prefix` beyond `after` that hold a value, in order.
+
+        A scope is a key's beginning up to a `/`, so scopes in order hold their keys in order: only what is
+        looked at is sorted.
+        """
+        out: list[str] = []
+        begin = scope_of(after) if after else ""
+        for scope in sorted(s for s in self._scopes if s >= begin and (s.startswith(prefix) or prefix.startswith(s))):
+            out += sorted(key for key in self._scopes[scope] if key > after and key.startswith(prefix))
+            if len(out) >= limit:
+                break
+        return out[:limit]
 
     def __len__(self) -> int:
         return sum(len(keys) for keys in self._scopes.values())
