@@ -1,7 +1,7 @@
 """A store in memory: a real implementation of the contract that passes the conformance suite.
 
 `MemoryDatabase` is the database, `MemoryDatabase.open()` gives a handle on it; faults are its attributes
-and methods: `available = False`, `trim()`, `wipe()`.
+and methods: `available = False`, `trim()`, `wipe()`, `restore(copy)`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,19 @@ class MemoryDatabase:
         """All is gone; what follows is another history (a new epoch)."""
         with self.changed:
             self._fill_empty()
+            self.changed.notify_all()
+
+    def copy(self) -> Sequence[Entry]:
+        """What is held now, for `restore`."""
+        with self.changed:
+            return tuple(self._held[key] for key in self._keys)
+
+    def restore(self, copy: Sequence[Entry]) -> None:
+        """Hold what was held when `copy` was made; what follows is another history (a new epoch)."""
+        with self.changed:
+            self._fill_empty()
+            self._held = {entry.key: entry for entry in copy}
+            self._keys = [entry.key for entry in copy]
             self.changed.notify_all()
 
     def trim(self, keep: int = 0) -> None:

@@ -1,0 +1,350 @@
+"""Neutron's database, the store and the agents' replicas under faults, from one seed: are they equal in the end?
+
+W Neutron workers, R recovery services and A agents run production code (`consistency`, `northbound.follower`) on a
+SQL model, a store and a bus of the simulation, in virtual time, in one thread.  Every call of a port is made of steps,
+between which anybody may go on; there processes are also killed or held up, answers lost, late or belated.
+
+    result = simulate(seed)
+    assert not result.failures
+
+First users work while things go wrong.  Then everything is healed, and within `SETTLE_SECONDS` of virtual time all
+copies must be equal.  All the while: what the store takes, Neutron has committed at that very version; no reader of
+the store and no agent sees a version go back; what was acknowledged to a user stays.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from flowloom.consistency.lease import LEASE_SECONDS_MAX
+from flowloom.consistency.table import Ref
+from flowloom.kernel.errors import Rejected
+from flowloom.model.codec import encode
+from flowloom.model.keys import deployment_prefix, key_of, project_prefix
+from flowloom.northbound.follower import Follower, FollowerSettings
+from flowloom.northbound.store import Entry, Write
+from flowloom.testing.consistency_simulator_actors import (
+    DEPLOYMENT,
+    AgentProcess,
+    FollowerLike,
+    NeutronProcess,
+    Process,
+    RecoveryProcess,
+    drain_as_the_worker_does,
+    next_text,
+    recover_by_draining,
+    wake_the_worker,
+)
+from flowloom.testing.consistency_simulator_ports import (
+    NO_FAULTS,
+    Environment,
+    Faults,
+    SimulatedBus,
+    StoreLedger,
+    draw_faults,
+)
+from flowloom.testing.fake_store import MemoryDatabase
+from flowloom.testing.scheduler import Task
+from flowloom.testing.sql_model import Conflicts, Content, NeutronTransaction, SqlModel, Transaction
+from flowloom.testing.sql_model_tables import ModelTables, record
+from flowloom.testing.table_conformance import KINDS, REFUSED, UNKNOWN_KIND
+
+SETTLE_SECONDS: Final = 400.0
+"""Virtual time within which all copies are equal once everything is healed: leases run out, back-offs end."""
+
+WORK_SECONDS_MAX: Final = 120.0
+
+LOSSES: Final = ("wipe", "restore", "tamper", "bypass")
+"""Faults that only a comparison of the copies can mend."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the processes of a simulation are made of: production code, unless a broken model replaces a part.
+
+    without: faults that these parts do not claim to survive.
+    """
+
+    tables: Callable[[SqlModel], ModelTables] = ModelTables
+    neutron_transaction: Callable[[Transaction, SqlModel], NeutronTransaction] = NeutronTransaction
+    committed: Callable[[NeutronProcess, Iterable[Ref]], None] = wake_the_worker
+    neutron_drain: Callable[[NeutronProcess], None] = drain_as_the_worker_does
+    recover: Callable[[RecoveryProcess], None] = recover_by_draining
+    follower: Callable[[Sequence[str], Random, FollowerSettings], FollowerLike] = Follower
+    database: Callable[[Random], MemoryDatabase] = MemoryDatabase
+    without: tuple[str, ...] = LOSSES
+    whole_snapshot: bool = True
+
+
+FLOWLOOM: Final = Parts()
+
+
+@dataclass(frozen=True)
+class Result:
+    """failures: what was not as promised, a sentence each.  steps: how often a task went on.
+
+    settled_seconds: virtual time from healing to equal.
+    """
+
+    seed: int
+    failures: tuple[str, ...]
+    steps: int
+    seconds: float
+    settled_seconds: float
+    acknowledged: int
+
+
+@dataclass
+class World:
+    """One simulation.  Made from its seed alone, and from the parts under test."""
+
+    seed: int
+    parts: Parts = FLOWLOOM
+    trace: list[str] | None = None
+    faults: Faults | None = None
+    violations: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random = Random(self.seed)
+        self.lease_seconds = random.choice((3.0, 15.0))
+        self.batch = random.choice((1, 2, 200))
+        self.gap_seconds = random.choice((0.5, 2.0, 4.0))
+        self.operations_left = random.randint(15, 50)
+        self.refused = random.choice((0.0, 0.0, 0.03))
+        faults = self.faults if self.faults is not None else draw_faults(random, self.parts.without)
+        self.environment = Environment(random, faults, self.lease_seconds, self.trace)
+        self.environment.crash = self._crash
+        self.scheduler = self.environment.scheduler
+        self.database = self.parts.database(Random(random.random()))
+        self.ledger = StoreLedger(self.environment, self.database, self._wrote)
+        self.bus = SimulatedBus(self.environment)
+        self._clock_offset = 1_700_000_000.0
+        self.sql = SqlModel(
+            lambda: self._clock_offset + self.scheduler.now,
+            self.environment.sql_step,
+            random.choice(tuple(Conflicts)),
+            self.scheduler,
+            self.parts.whole_snapshot,
+        )
+        self.sql.committed = self._committed
+        self.texts = 0
+        self.histories = 0
+        self.tampered: set[str] = set()
+        self.process_of: dict[Task, Process] = {}
+        self.latencies: dict[str, float] = {}
+        self._versions: dict[Ref, int] = {}
+        self._acknowledged = 0
+        self._contents: dict[tuple[Ref, int], tuple[int, Content | None]] = {}
+        self._copies: list[Sequence[object]] = []
+        self._make_objects()
+        self._make_processes()
+
+    def _make_objects(self) -> None:
+        random = self.random
+        projects = ("a", "b")[: random.choice((1, 2))]
+        networks = [(f"n{n}", projects[n % len(projects)]) for n in range(random.choice((1, 2)))]
+        self.places: dict[Ref, tuple[str, str]] = {Ref("network", n): (project, n) for n, project in networks}
+        for number in range(random.randint(2, 6)):
+            network, project = networks[number % len(networks)]
+            self.places[Ref("port", f"p{number}")] = (project, network)
+        if random.random() < 0.05:
+            self.places[Ref(UNKNOWN_KIND, "u0")] = (networks[0][1], networks[0][0])
+        self.refs = list(self.places)
+        self.keys = {ref: key_of(DEPLOYMENT, *place, ref.kind, ref.id) for ref, place in self.places.items()}
+        self._ref_of_key = {key: ref for ref, key in self.keys.items()}
+        self.projects = projects
+
+    def _make_processes(self) -> None:
+        random = self.random
+        everything = [deployment_prefix(DEPLOYMENT)]
+        one_project = [project_prefix(DEPLOYMENT, self.projects[-1])]
+        self.neutrons = [NeutronProcess(self, f"neutron{n}") for n in range(random.choice((1, 2, 2, 3)))]
+        self.recoveries = [RecoveryProcess(self, f"recovery{n}") for n in range(random.choice((1, 2)))]
+        self.agents = [AgentProcess(self, f"agent{n}", (everything, one_project)[n]) for n in range(2)]
+        self.processes: list[Process] = [*self.neutrons, *self.recoveries, *self.agents]
+        if random.random() < 0.3:
+            self.latencies[random.choice(self.processes).name] = random.random() ** 2
+        self.bus.subscribers = [agent.hear for agent in self.agents]
+
+    # What processes tell ---------------------------------------------------------------------------
+
+    def next_content(self, ref: Ref, found: Content | None) -> Content | None:
+        """What a user does next to an object."""
+        return next_text(self, ref, found)
+
+    def acknowledged(self, versions: dict[Ref, int]) -> None:
+        """A user was told that these versions are committed."""
+        self._acknowledged += 1
+        for ref, version in versions.items():
+            self._versions[ref] = max(version, self._versions.get(ref, 0))
+
+    def violation(self, what: str) -> None:
+        """Something happened that never may."""
+        self.environment.say(f"VIOLATION: {what}")
+        self.violations.append(what)
+
+    def _committed(self, one: Transaction) -> None:
+        objects = self.sql.table("objects")
+        for (table, key), row in one.written.items():
+            if table != "sync" or row is None:
+                continue
+            ref = Ref(row.kind, row.id)
+            content = objects.get(key)
+            self.environment.say(f"commits {ref} {row.version} ({row.synced_version}): {content and content.text}")
+            self._contents[ref, row.version] = (row.key, content)
+
+    def _wrote(self, write: Write) -> None:
+        """What the store takes must be what Neutron committed at that version."""
+        ref = self._ref_of_key.get(write.key)
+        committed = None if ref is None else self._contents.get((ref, write.version))
+        if ref is None or committed is None:
+            self.violation(f"the store took version {write.version} of {write.key}, which Neutron never had")
+        elif write.value != self._value(ref, write.version, *committed):
+            self.violation(f"the store took a content of {write.key} that Neutron never had at version {write.version}")
+
+    def _value(self, ref: Ref, version: int, key: int, content: Content | None) -> bytes | None:
+        if content is None:
+            return None
+        found = record(ref.kind, ref.id, content.project_id, content.scope, key, version, content.text)
+        return b"" if isinstance(found, Rejected) else encode(found)
+
+    # What goes wrong --------------------------------------------------------------------------------
+
+    def _crash(self, task: Task) -> None:
+        process = self.process_of[task]
+        if not process.up:
+            return
+        process.crash()
+        self.scheduler.after(self.random.random() ** 2 * 20.0, lambda: None if process.up else process.start())
+
+    def _every_second(self) -> None:
+        faults, chance = self.environment.faults, self.random.random
+        if faults is NO_FAULTS:
+            return
+        if chance() < faults.outage:
+            self._outage(chance() ** 2 * 40.0)
+        if chance() < faults.clock_jump:
+            self._clock_offset += self.random.choice((3600.0, -3600.0))
+            self.environment.say("the database's clock jumps")
+        self.scheduler.after(1.0, self._every_second)
+
+    def _outage(self, seconds: float) -> None:
+        if not self.database.available:
+            return
+        self.environment.say(f"the store is away for {seconds:.1f} s")
+        self.database.available = False
+
+        def back() -> None:
+            self.environment.say("the store is back")
+            self.database.available = True
+
+        self.scheduler.after(seconds, back)
+
+    # The run ----------------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Work under faults, heal, settle."""
+        healed_at = 0.0
+        failures: list[str] = []
+        try:
+            for process in self.processes:
+                process.start()
+            self.scheduler.after(1.0, self._every_second)
+            while self.operations_left > 0 and self.scheduler.now < WORK_SECONDS_MAX and not self.violations:
+                self.scheduler.run(self.scheduler.now + 1.0)
+            self._heal()
+            healed_at = self.scheduler.now
+            failures = self._settle(healed_at + SETTLE_SECONDS)
+        finally:
+            self.scheduler.close()
+        now = self.scheduler.now
+        return Result(self.seed, tuple(failures), self.scheduler.steps, now, now - healed_at, self._acknowledged)
+
+    def _heal(self) -> None:
+        self.environment.say("--- healed ---")
+        self.environment.set_faults(NO_FAULTS)
+        self.operations_left = 0
+        self.latencies.clear()
+        for task in self.process_of:
+            task.latency = 0.0
+        self.database.available = True
+        for process in self.processes:
+            if not process.up:
+                process.start()
+
+    def _settle(self, deadline: float) -> list[str]:
+        """Let time pass until all is equal and nothing is under way any more; else what is not equal."""
+        while True:
+            self.scheduler.run(self.scheduler.now + 1.0)
+            wrong = self.violations + self.ledger.went_back + self._broken_tasks()
+            if wrong:
+                return wrong
+            under_way = self.ledger.in_flight or self.environment.paused
+            differences = [] if under_way else self.differences()
+            if not under_way and not differences:
+                return []
+            if self.scheduler.now >= deadline:
+                return differences or ["something is still under way"]
+
+    def _broken_tasks(self) -> list[str]:
+        broken = [(task, task.error) for task in self.process_of if task.error is not None]
+        return [f"{task.name} died: {''.join(traceback.format_exception(error))}" for task, error in broken]
+
+    # The verdict ------------------------------------------------------------------------------------
+
+    def differences(self) -> list[str]:
+        """What is not equal, a sentence each."""
+        held = {entry.key: entry for entry in self.database.entries()}
+        found = [said for ref in self.sql.table("objects") if (said := self._without_row(ref))]
+        found += [said for ref in self.sql.table("sync") if (said := self._of_row(ref, held))]
+        rows = self.sql.table("sync")
+        found += [f"orphan in the store: {key}" for key in held if self._ref_of_key.get(key) not in rows]
+        found += [
+            f"an acknowledged change is lost: {ref} {version}"
+            for ref, version in self._versions.items()
+            if ref not in rows or rows[ref].version < version
+        ]
+        live = {key: entry for key, entry in held.items() if entry.value is not None}
+        for agent in self.agents:
+            found += _replica_differences(agent, live)
+        now = self.sql.now()
+        found += [
+            f"{name} is still held by {lease.owner}"
+            for name, lease in self.sql.table("lease").items()
+            if name.startswith("project:") and lease.owner and now <= lease.until <= now + LEASE_SECONDS_MAX
+        ]
+        return found
+
+    def _without_row(self, ref: Ref) -> str:
+        return "" if ref in self.sql.table("sync") else f"{ref} has no row"
+
+    def _of_row(self, ref: Ref, held: dict[str, Entry]) -> str:
+        row = self.sql.table("sync")[ref]
+        content: Content | None = self.sql.table("objects").get(ref)
+        if ref[0] not in KINDS or (content is not None and content.text == REFUSED):
+            return "" if row.version > row.synced_version else f"{ref} is clean, but nobody could write it"
+        if row.deleted is not (content is None):
+            return f"{ref}: the row says deleted={row.deleted}, the object is {content}"
+        if row.version > row.synced_version:
+            return f"{ref} is dirty: {row.version} > {row.synced_version} {row.last_error}"
+        entry = held.get(self.keys[Ref(*ref)])
+        wanted = (self.keys[Ref(*ref)], row.version, self._value(Ref(*ref), row.version, row.key, content))
+        return "" if entry == wanted else f"Neutron has {wanted}, the store {entry}"
+
+
+def _replica_differences(agent: AgentProcess, live: dict[str, Entry]) -> list[str]:
+    wanted = {key: entry for key, entry in live.items() if key.startswith(tuple(agent.prefixes))}
+    return [
+        f"{agent.name} has {agent.values.get(key)}, the store {wanted.get(key)}"
+        for key in sorted(wanted.keys() | agent.values.keys())
+        if wanted.get(key) != agent.values.get(key)
+    ]
+
+
+def simulate(seed: int, parts: Parts = FLOWLOOM, trace: list[str] | None = None) -> Result:
+    """One schedule, from its seed.  trace: is filled with what happened, a line each."""
+    return World(seed, parts, trace).run()

@@ -1,0 +1,368 @@
+"""The ports of `consistency.table` on the SQL model, statement by statement as the SQL implementation does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+from flowloom.consistency.lease import LEASE_SECONDS_MAX
+from flowloom.consistency.table import (
+    Acknowledged,
+    AuditEntry,
+    Fact,
+    GuardEntry,
+    Holder,
+    Lease,
+    Ref,
+    Reopen,
+    Row,
+    ShardSum,
+)
+from flowloom.kernel.errors import Rejected, Unavailable
+from flowloom.model.records import Record
+from flowloom.testing.sql_model import Content, Deadlock, LeaseRow, SqlModel, SyncRow, Transaction, new_row
+from flowloom.testing.table_conformance import KINDS, record_of
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX: Final = 10
+"""How often a transaction is tried again after a deadlock."""
+
+GUARDS_MAX: Final = 100
+
+
+class ModelTables:
+    """Implements SyncTable, LeaseTable and AuditTable on a `SqlModel`."""
+
+    def __init__(self, database: SqlModel) -> None:
+        self.database = database
+
+    # SyncTable -----------------------------------------------------------------------------------
+
+    def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
+        def read(one: Transaction) -> list[str]:
+            waiting = [row for row in one.rows("select dirty projects", "sync").values() if _is_dirty(row)]
+            if refs is not None:
+                waiting = [row for row in waiting if (row.kind, row.id) in refs]
+            if dirty_for_seconds > 0:
+                now = self.database.now()
+                # Dirty since a time to come: the clock went back, and nobody knows since when.
+                waiting = [r for r in waiting if r.dirty_since <= now - dirty_for_seconds or r.dirty_since > now]
+            return list(dict.fromkeys(row.project_id for row in sorted(waiting, key=_longest_dirty)))
+
+        return self._in_transaction(read)
+
+    def dirty(self, project_id: str, limit: int, skip: Collection[int] = ()) -> list[Fact]:
+        def read(one: Transaction) -> list[Fact]:
+            rows = one.rows("select dirty rows", "sync").values()
+            waiting = [r for r in rows if r.project_id == project_id and _is_dirty(r) and r.key not in skip]
+            return _facts(one, sorted(waiting, key=_longest_dirty)[:limit])
+
+        return self._in_transaction(read)
+
+    def facts(self, refs: Collection[Ref]) -> list[Fact]:
+        def read(one: Transaction) -> list[Fact]:
+            rows = one.rows("select rows", "sync")
+            return _facts(one, [rows[ref] for ref in sorted(refs) if ref in rows])
+
+        return self._in_transaction(read)
+
+    def acknowledge(self, done: Sequence[Acknowledged]) -> None:
+        if not done:
+            return
+        refs = {row.key: ref for ref, row in self.database.table("sync").items()}
+
+        def write(one: Transaction) -> None:
+            for each in sorted(done):
+                one.update("acknowledge", "sync", refs.get(each.key), self._acknowledged, each)
+
+        self._in_transaction(write)
+
+    def note(self, failures: Sequence[tuple[Row, str]]) -> None:
+        if not failures:
+            return
+
+        def write(one: Transaction) -> None:
+            for failed, why in sorted(failures, key=_key_of_failure):
+                one.update("note", "sync", failed.ref, _noted, failed.version, why)
+
+        self._in_transaction(write)
+
+    def note_project(self, project_id: str, why: str) -> None:
+        def write(one: Transaction) -> None:
+            for ref, row in one.rows("select dirty rows", "sync").items():
+                if row.project_id == project_id and _is_dirty(row):
+                    one.update("note", "sync", ref, _noted, None, why)
+
+        self._in_transaction(write)
+
+    def reopen(self, lease: Lease, wanted: Sequence[Reopen]) -> bool:
+        def write(one: Transaction) -> bool:
+            # The lease's row is changed, so that a take-over elsewhere and this transaction exclude each other.
+            if not one.update("compare fence", "lease", lease.name, self._fenced, lease):
+                return False
+            for each in sorted(wanted):
+                one.update("reopen", "sync", each.ref, self._reopened, each)
+            return True
+
+        return self._in_transaction(write)
+
+    def sums(self) -> dict[int, ShardSum]:
+        def read(one: Transaction) -> dict[int, ShardSum]:
+            found: dict[int, ShardSum] = {}
+            for row in one.rows("select sums", "sync").values():
+                if row.synced_version > 0:
+                    objects, total = found.get(row.shard, (0, 0))
+                    found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
+            return found
+
+        return self._in_transaction(read)
+
+    def shard(self, shard: int, after_key: int, limit: int) -> list[Row]:
+        def read(one: Transaction) -> list[Row]:
+            rows = one.rows("select shard", "sync").values()
+            found = sorted((row for row in rows if row.shard == shard and row.key > after_key), key=_key_of_row)
+            return [_row(row) for row in found[:limit]]
+
+        return self._in_transaction(read)
+
+    def adopt(self, limit: int) -> list[Ref]:
+        def write(one: Transaction) -> list[Ref]:
+            objects, rows = one.rows("select objects", "objects"), one.rows("select rows", "sync")
+            found = [ref for ref, row in objects.items() if ref not in rows or rows[ref].captured != row]
+            found += [ref for ref, row in rows.items() if ref not in objects and not row.deleted]
+            chosen = sorted(found)[:limit]
+            for ref in chosen:
+                one.update("adopt", "sync", ref, self._adopted, Ref(*ref), objects.get(ref))
+            return [Ref(*ref) for ref in chosen]
+
+        return self._in_transaction(write)
+
+    # LeaseTable ----------------------------------------------------------------------------------
+
+    def take(self, name: str, owner: str, seconds: float) -> Lease | None:
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                decided, lease = self._take(name, owner, seconds)
+            except Deadlock:
+                continue
+            if decided:
+                return lease
+        raise Unavailable(f"the lease {name} changes hands faster than it can be read")
+
+    def _take(self, name: str, owner: str, seconds: float) -> tuple[bool, Lease | None]:
+        """Whether this attempt decided it, and what it gave."""
+        with self.database.transaction() as one:
+            seen: LeaseRow | None = one.rows("select lease", "lease").get(name)
+        now = self.database.now()
+        with self.database.transaction() as one:
+            if seen is None:
+                fresh = LeaseRow(owner, 1, now + seconds, 0)
+                return one.update("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
+            if seen.owner and now <= seen.until <= now + LEASE_SECONDS_MAX:
+                return one.update("leave word", "lease", name, self._asked, seen), None
+            taken = seen._replace(owner=owner, fence=seen.fence + 1, until=now + seconds, asked=0)
+            return one.update("take lease", "lease", name, _swapped, seen, taken), Lease(name, owner, taken.fence)
+
+    def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
+        def write(one: Transaction) -> list[Lease]:
+            until = self.database.now() + seconds
+            wanted = sorted(leases, key=_name_of_lease)
+            return [lease for lease in wanted if one.update("renew", "lease", lease.name, _renewed, lease, until)]
+
+        return self._in_transaction(write)
+
+    def release(self, lease: Lease) -> Lease | None:
+        def write(one: Transaction) -> Lease | None:
+            if one.update("release", "lease", lease.name, self._released, lease):
+                return None
+            found = one.newest("lease", lease.name)
+            return Lease(lease.name, lease.owner, lease.fence, found.asked) if _same(found, lease) else None
+
+        return self._in_transaction(write)
+
+    def holders(self, prefix: str) -> list[Holder]:
+        def read(one: Transaction) -> list[Holder]:
+            now = self.database.now()
+            return [
+                Holder(name, row.owner, row.fence, row.until - now)
+                for name, row in sorted(one.rows("select holders", "lease").items())
+                if row.owner and name.startswith(prefix)
+            ]
+
+        return self._in_transaction(read)
+
+    # AuditTable ----------------------------------------------------------------------------------
+
+    def append(self, entries: Sequence[AuditEntry]) -> None:
+        def write(one: Transaction) -> None:
+            now = self.database.now()
+            for entry in entries:
+                kept = entry if entry.at else entry._replace(at=now)
+                one.update("insert audit", "audit", self.database.next_number(), _inserted, kept)
+
+        self._in_transaction(write)
+
+    def recent(self, limit: int, project_id: str | None = None, ref: Ref | None = None) -> list[AuditEntry]:
+        def read(one: Transaction) -> list[AuditEntry]:
+            found = [
+                entry
+                for _, entry in sorted(one.rows("select audit", "audit").items(), reverse=True)
+                if (project_id is None or entry.project_id == project_id) and (ref is None or entry.ref == ref)
+            ]
+            return found[:limit]
+
+        return self._in_transaction(read)
+
+    def prune(self, keep: int) -> int:
+        def write(one: Transaction) -> int:
+            numbers = sorted(one.rows("select audit", "audit"), reverse=True)[keep:]
+            for number in numbers:
+                one.delete("delete audit", "audit", number)
+            return len(numbers)
+
+        return self._in_transaction(write)
+
+    def hold(self, guard: GuardEntry) -> None:
+        kept = guard if guard.at else guard._replace(at=self.database.now())
+        self._in_transaction(lambda one: one.update("hold guard", "guard", guard.id, _held_guard, kept))
+
+    def guards(self) -> list[GuardEntry]:
+        def read(one: Transaction) -> list[GuardEntry]:
+            return sorted(one.rows("select guards", "guard").values(), key=_newest_guard)[:GUARDS_MAX]
+
+        return self._in_transaction(read)
+
+    def approve(self, guard_id: str, by: str) -> bool:
+        return self._in_transaction(lambda one: one.update("approve guard", "guard", guard_id, _approved, by))
+
+    def lift(self, guard_id: str) -> None:
+        self._in_transaction(lambda one: one.delete("lift guard", "guard", guard_id))
+
+    # What statements do to a row: None where their WHERE does not match.  Methods, for broken models to replace. --
+
+    def _acknowledged(self, row: SyncRow | None, done: Acknowledged) -> SyncRow | None:
+        if row is None or row.synced_version >= done.version:
+            return None
+        since = 0.0 if done.version >= row.version else row.dirty_since
+        return row._replace(synced_version=done.version, mark=done.mark, attempts=0, last_error="", dirty_since=since)
+
+    def _reopened(self, row: SyncRow | None, wanted: Reopen) -> SyncRow:
+        now = self.database.now()
+        if row is None:
+            ref, project, scope = wanted.ref, wanted.project_id, wanted.scope
+            return new_row(self.database, ref, project, scope, now, None, version=wanted.above + 1)
+        version = max(row.version, wanted.above + 1)
+        return row._replace(version=version, synced_version=0, mark=0, dirty_since=row.dirty_since or now)
+
+    def _adopted(self, row: SyncRow | None, ref: Ref, content: Content | None) -> SyncRow:
+        now = self.database.now()
+        if row is None:
+            assert content is not None
+            return new_row(self.database, ref, content.project_id, content.scope, now, content)
+        since = row.dirty_since or now
+        return row._replace(version=row.version + 1, deleted=content is None, dirty_since=since, captured=content)
+
+    def _fenced(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
+        return row._replace(fenced=row.fenced + 1) if row is not None and _same(row, lease) else None
+
+    def _asked(self, row: LeaseRow | None, seen: LeaseRow) -> LeaseRow | None:
+        return row._replace(asked=row.asked + 1) if row is not None and _same(row, seen) else None
+
+    def _released(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
+        if row is None or not _same(row, lease) or row.asked != lease.asked:
+            return None
+        return row._replace(owner="", until=0.0)
+
+    def _in_transaction(self, act: Callable[[Transaction], T]) -> T:
+        """Act in one transaction; again after a deadlock.  Unavailable when that does not end."""
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                with self.database.transaction() as one:
+                    return act(one)
+            except Deadlock:
+                continue
+        raise Unavailable(f"the database gave this transaction up {ATTEMPTS_MAX} times")
+
+
+def _longest_dirty(row: SyncRow) -> tuple[float, int]:
+    return row.dirty_since, row.key
+
+
+def _key_of_row(row: SyncRow) -> int:
+    return row.key
+
+
+def _key_of_failure(failure: tuple[Row, str]) -> int:
+    return failure[0].key
+
+
+def _name_of_lease(lease: Lease) -> str:
+    return lease.name
+
+
+def _newest_guard(guard: GuardEntry) -> float:
+    return -guard.at
+
+
+def _is_dirty(row: SyncRow) -> bool:
+    return row.version > row.synced_version
+
+
+def _same(row: LeaseRow | None, holder: LeaseRow | Lease) -> bool:
+    return row is not None and row.fence == holder.fence and row.owner == holder.owner
+
+
+def _inserted(row: Any, fresh: Any) -> Any:
+    return fresh if row is None else None
+
+
+def _swapped(row: Any, seen: Any, wanted: Any) -> Any:
+    return wanted if row == seen else None
+
+
+def _renewed(row: LeaseRow | None, lease: Lease, until: float) -> LeaseRow | None:
+    return row._replace(until=until) if row is not None and _same(row, lease) else None
+
+
+def _held_guard(row: GuardEntry | None, guard: GuardEntry) -> GuardEntry | None:
+    return guard if row is None or not row.approved_by else None
+
+
+def _approved(row: GuardEntry | None, by: str) -> GuardEntry | None:
+    return None if row is None else row._replace(approved_by=by)
+
+
+def _noted(row: SyncRow | None, version: int | None, why: str) -> SyncRow | None:
+    if row is None or not _is_dirty(row) or version not in (None, row.version):
+        return None
+    return row._replace(attempts=row.attempts + 1, last_error=why)
+
+
+def _row(row: SyncRow) -> Row:
+    return Row(*row[:12])
+
+
+def _facts(one: Transaction, rows: Iterable[SyncRow]) -> list[Fact]:
+    chosen = list(rows)
+    if not chosen:
+        return []
+    objects = one.rows("select objects", "objects")
+    return [_fact(row, objects.get((row.kind, row.id))) for row in chosen]
+
+
+def _fact(row: SyncRow, content: Content | None) -> Fact:
+    public = _row(row)
+    if row.kind not in KINDS:
+        return Fact(public, None, known=False)
+    if content is None:
+        return Fact(public, None)
+    found = record(row.kind, row.id, row.project_id, row.scope, row.key, row.version, content.text)
+    return Fact(public, None, refused=found) if isinstance(found, Rejected) else Fact(public, found)
+
+
+@lru_cache(maxsize=100_000)
+def record(kind: str, id: str, project_id: str, scope: str, key: int, version: int, text: str) -> Record | Rejected:
+    """The record of an object with this text, at this version of its row."""
+    return record_of(Row(key, kind, id, project_id, scope, version, 0, False, 0, 0), text)
