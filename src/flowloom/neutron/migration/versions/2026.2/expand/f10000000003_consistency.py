@@ -77,7 +77,7 @@ def upgrade() -> None:
 
 def _fill(connection: sa.Connection) -> None:
     """Shards of the rows that there are, and work for the drain."""
-    key, wanted = sa.bindparam("row_key"), sa.bindparam("row_shard")
+    key, wanted = (sa.bindparam(name, type_=sa.BigInteger()) for name in ("row_key", "row_shard"))
     place = sa.update(_sync).where(_sync.c.key == key).values(shard=wanted)
     after = 0
     while True:
