@@ -54,7 +54,10 @@ def status(core: AgentCore, now: float) -> Json:
         "own_records_contested": core.own.contests,
         "audits": installing.audits,
         "drift_repaired": installing.drift_repaired,
+        "installs": installing.installs,
+        "refusals": installing.refusals,
         "records": {
+            "held": core.follower.values,
             "bad": core.inlet.bad_count,
             "comparisons": core.follower.comparisons,
             "epoch": core.follower.epoch,

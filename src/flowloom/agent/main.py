@@ -16,6 +16,8 @@ from random import Random
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from flowloom import metrics
+from flowloom.agent import metrics as agent_metrics
 from flowloom.agent.config import TUNNEL_PORT_FIRST, TUNNEL_TYPES, AgentSettings, load
 from flowloom.agent.control import ControlSocket
 from flowloom.agent.core import AgentCore, CoreSettings
@@ -66,6 +68,7 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     loop = Loop(_core(settings, random), inbox)
     control = ControlSocket(settings.control, loop.ask)
     stack.callback(control.close)
+    _export(settings, loop, stack)
     store = LateStore(lambda: open_store(settings.store))
     stack.callback(store.close)
     bus = _bus(settings)
@@ -89,6 +92,22 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     stack.callback(switch.close, CLOSE_SECONDS)
     interfaces.follow(settings.openvswitch.bridge, inbox.put)
     loop.run(switch, north)
+
+
+def _export(settings: AgentSettings, loop: Loop, stack: contextlib.ExitStack) -> None:
+    """Serve numbers, where that is wanted; each scrape is a question to the loop, as an operator's is."""
+    where = metrics.address("metrics", settings.metrics)
+    if where is None:
+        return
+
+    def samples() -> metrics.Samples:
+        status = loop.ask({"ask": "status"})
+        if "error" in status:
+            raise Unavailable(status["error"])
+        return agent_metrics.samples(status)
+
+    server = metrics.serve("metrics", where, agent_metrics.PART, agent_metrics.METRICS, samples)
+    stack.callback(server.close)
 
 
 def _core(settings: AgentSettings, random: Random) -> AgentCore:

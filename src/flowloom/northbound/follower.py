@@ -128,6 +128,11 @@ class Follower:
         """The first `limit` keys beyond `after` that hold a value here, in order: a page of the replica."""
         return self._replica.page(prefix, after, limit)
 
+    @property
+    def values(self) -> int:
+        """How many values are held."""
+        return len(self._replica)
+
     def holds(self, key: str) -> int:
         """The version of the value held at `key`; 0: none is."""
         return self._replica.holds(key)
