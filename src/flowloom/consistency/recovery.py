@@ -29,7 +29,7 @@ from flowloom.consistency.compare import (
     suspects,
 )
 from flowloom.consistency.counters import Counters
-from flowloom.consistency.differences import Kind
+from flowloom.consistency.differences import HARMLESS, Kind
 from flowloom.consistency.drain import Drain, Drained, Northbound
 from flowloom.consistency.guard import SERVICES, Decision, Finding, Guard
 from flowloom.consistency.index import StoreIndex
@@ -49,6 +49,9 @@ QUEUE_MAX = 10_000
 
 JUDGED_SECONDS = 60.0
 """A shard whose differences are all known and stay (unknown kinds, tombstones without a row) is looked into so often."""
+
+FOLLOW_SECONDS = 0.5
+"""How often a caller that does not wait for changes asks for them."""
 
 UNWATCHED_SECONDS = 2.0
 """How often a store without a change feed is asked for its versions."""
@@ -161,8 +164,8 @@ class RecoveryCore:
         if not store.capabilities.watch:
             self._compare_versions(store)
             return UNWATCHED_SECONDS
-        self._follow(store, wait_seconds)
-        return 0.0
+        more = self._follow(store, wait_seconds)
+        return 0.0 if more or wait_seconds > 0 else FOLLOW_SECONDS
 
     def compare_step(self) -> float:
         """Compare the sums of own shards; look into those that differ; repair what is confirmed."""
@@ -341,7 +344,7 @@ class RecoveryCore:
             self._index.correct([suspect.key for suspect in page], judged.entries)
             counts.subtract(suspect.kind for suspect in page)
             counts.update(difference.kind for difference in judged.differences)
-            certain += len(judged.differences)
+            certain += sum(each.kind not in HARMLESS for each in judged.differences)
             if certain > bound:
                 break
         return +counts
