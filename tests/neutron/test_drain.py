@@ -150,6 +150,7 @@ def test_every_object_becomes_the_record_that_neutron_describes(filled: Sql, dat
             port_security_enabled=False,
             allowed_address_pairs=(AddressPair("1.1.1.1", "m"),),
             extra_dhcp_opts=(DhcpOption("mtu", "1400", 4),),
+            inactive_hosts=("a-former-host",),
         ),
     }
 
