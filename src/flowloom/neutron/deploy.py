@@ -60,11 +60,12 @@ def write_config(
     address: str = "127.0.0.1",
     dns_domain: str = "flowloom.test.",
     strict_capture: bool = False,
+    metrics: str = "",
 ) -> Deployment:
     """Write neutron.conf, api-paste.ini and uwsgi.ini into `directory`; repeating it writes them again.
 
     name: the deployment's (first part of the store's keys).  control: the recovery process's socket,
-    `directory/recovery.sock` unless given.
+    `directory/recovery.sock` unless given.  metrics: see the option of that name; "": none.
     """
     directory.mkdir(parents=True, exist_ok=True)
     control = control or directory / "recovery.sock"
@@ -85,6 +86,7 @@ def write_config(
             bus=bus,
             control=control,
             strict_capture=strict_capture,
+            metrics=metrics,
         )
     )
     uwsgi = directory / "uwsgi.ini"
@@ -152,6 +154,7 @@ store = {store}
 bus = {bus}
 control = {control}
 strict_capture = {strict_capture}
+metrics = {metrics}
 """
 
 _PASTE = """\
