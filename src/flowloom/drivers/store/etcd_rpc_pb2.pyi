@@ -113,17 +113,17 @@ class Answer(_message.Message):
     def __init__(self, range: _Optional[_Union[RangeResponse, _Mapping]] = ..., put: _Optional[_Union[PutResponse, _Mapping]] = ..., txn: _Optional[_Union[TxnResponse, _Mapping]] = ...) -> None: ...
 
 class Compare(_message.Message):
-    __slots__ = ("what", "key", "create_revision", "mod_revision", "value", "range_end")
-    class Is(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ("result", "what", "key", "create_revision", "mod_revision", "value", "range_end")
+    class Result(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
-        EQUAL: _ClassVar[Compare.Is]
-        GREATER: _ClassVar[Compare.Is]
-        LESS: _ClassVar[Compare.Is]
-        NOT_EQUAL: _ClassVar[Compare.Is]
-    EQUAL: Compare.Is
-    GREATER: Compare.Is
-    LESS: Compare.Is
-    NOT_EQUAL: Compare.Is
+        EQUAL: _ClassVar[Compare.Result]
+        GREATER: _ClassVar[Compare.Result]
+        LESS: _ClassVar[Compare.Result]
+        NOT_EQUAL: _ClassVar[Compare.Result]
+    EQUAL: Compare.Result
+    GREATER: Compare.Result
+    LESS: Compare.Result
+    NOT_EQUAL: Compare.Result
     class What(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CHANGES_OF_KEY: _ClassVar[Compare.What]
@@ -134,20 +134,21 @@ class Compare(_message.Message):
     CREATE_REVISION: Compare.What
     MOD_REVISION: Compare.What
     VALUE: Compare.What
-    IS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     CREATE_REVISION_FIELD_NUMBER: _ClassVar[int]
     MOD_REVISION_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     RANGE_END_FIELD_NUMBER: _ClassVar[int]
+    result: Compare.Result
     what: Compare.What
     key: bytes
     create_revision: int
     mod_revision: int
     value: bytes
     range_end: bytes
-    def __init__(self, what: _Optional[_Union[Compare.What, str]] = ..., key: _Optional[bytes] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., value: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., **kwargs) -> None: ...
+    def __init__(self, result: _Optional[_Union[Compare.Result, str]] = ..., what: _Optional[_Union[Compare.What, str]] = ..., key: _Optional[bytes] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., value: _Optional[bytes] = ..., range_end: _Optional[bytes] = ...) -> None: ...
 
 class TxnRequest(_message.Message):
     __slots__ = ("compare", "success", "failure")
