@@ -60,7 +60,7 @@ def open_store(url: str) -> EtcdStore:
     client = Client(settings, Random())
     database = Database(client, prefix)
     try:
-        database.open()
+        database.open(BATCH_WRITES)
     except BaseException:
         client.close()
         raise
@@ -122,7 +122,13 @@ class EtcdStore:
     """Implements `northbound.store.Store`.  Any thread may call; open it after forking."""
 
     capabilities = Capabilities(
-        atomic_batch=True, watch=True, consistent_read=True, durable=True, value_bytes_max=VALUE_BYTES_MAX
+        atomic_batch=True,
+        watch=True,
+        consistent_read=True,
+        durable=True,
+        value_bytes_max=VALUE_BYTES_MAX,
+        batch_writes_max=BATCH_WRITES,
+        batch_bytes_max=BATCH_BYTES,
     )
 
     def __init__(self, database: Database) -> None:
@@ -175,7 +181,11 @@ class EtcdStore:
         try:
             answers, before = database.write(if_newer(database.key(write.key), write) for write in batch)
         except Refused as error:
-            raise self._refusal(error, batch) from error
+            if error.code is grpc.StatusCode.INVALID_ARGUMENT and len(batch) > 1:
+                # More than these servers take at once.  Smaller steps find out what it is that they will not have.
+                half = len(batch) // 2
+                return self._apply(batch[:half]) + self._apply(batch[half:])
+            raise self._refusal(error, batch[0]) from error
         return [self._outcome(*each, before) for each in zip(batch, answers, strict=True)]
 
     def _outcome(self, write: Write, answer: rpc.TxnResponse, before: bool) -> tuple[bool, int]:
@@ -197,7 +207,7 @@ class EtcdStore:
                     return True, write.version
                 (answer,), before = self._database.write([if_newer(kv.key, write)])
             except Refused as error:
-                raise self._refusal(error, [write]) from error
+                raise self._refusal(error, write) from error
             if not answer.succeeded:
                 return True, write.version
             kv = answer.responses[0].range.kvs[0]
@@ -206,10 +216,10 @@ class EtcdStore:
                 return before and version == write.version and value == write.value, version
         raise Unavailable(f"{self._database.name}: somebody else keeps writing {write.key}")
 
-    def _refusal(self, error: Refused, batch: Sequence[Write]) -> Exception:
+    def _refusal(self, error: Refused, write: Write) -> Exception:
         if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-            limits = f"etcd's limits must allow {BATCH_WRITES + 1} operations and {BATCH_BYTES} bytes a transaction"
-            return Rejected(batch[0].key, f"{self._database.name}: {error}; {limits}")
+            why = f"{error}; it must take requests of {BATCH_BYTES} bytes (--max-request-bytes)"
+            return Rejected(write.key, f"{self._database.name}: {why}")
         return Unavailable(f"{self._database.name}: {error}")
 
     def _list(self, prefix: str, of: Callable[[rpc.KeyValue], T]) -> tuple[list[T], Cursor]:

@@ -47,13 +47,19 @@ class Database:
         self._identity = b""
         self._revision = 0
 
-    def open(self) -> None:
-        """Find the database, or make it.  Misconfigured when the prefix holds something else."""
+    def open(self, batch_writes: int) -> None:
+        """Find the database, or make it.  Misconfigured when an operator must act, Unavailable."""
         self.client.check_version()
         try:
             self._identify()
         except Refused as error:
             raise Misconfigured("store", f"{self.name}: {error}; mend user, password or role") from error
+        try:
+            steps = [rpc.Operation(txn=rpc.TxnRequest(success=[_get(self._meta)]))] * batch_writes
+            self.client.txn(rpc.TxnRequest(success=steps))
+        except Refused as error:
+            why = f"{error}; {batch_writes + 1} operations a transaction must be allowed (--max-txn-ops)"
+            raise Misconfigured("store", f"{self.name}: {why}") from error
 
     # --- keys and values ---
 
