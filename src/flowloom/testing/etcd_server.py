@@ -81,7 +81,7 @@ class Member:
             raise RuntimeError(f"etcd {self.name} does not run")
         return self._process.pid
 
-    def launch(self, initial_cluster: str, more: Sequence[str] = ()) -> None:
+    def launch(self, initial_cluster: str, token: str) -> None:
         """Start it without waiting."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -95,9 +95,9 @@ class Member:
                     f"--listen-peer-urls=http://127.0.0.1:{self.peer}",
                     f"--initial-advertise-peer-urls=http://127.0.0.1:{self.peer}",
                     f"--initial-cluster={initial_cluster}",
+                    f"--initial-cluster-token={token}",
                     "--initial-cluster-state=new",
                     *self.flags,
-                    *more,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -141,16 +141,16 @@ class Cluster:
         query = "&".join(filter(None, (self.url_options, options)))
         return f"{scheme}://{login}{self.endpoints}{prefix}" + (f"?{query}" if query else "")
 
-    def start(self, *numbers: int, flags: Sequence[str] = ()) -> None:
+    def start(self, *numbers: int, healthy: bool = True) -> None:
         """Start these members (default: all that do not run) and wait until each answers.
 
-        RuntimeError with the end of a log otherwise.
+        healthy: wait for it; a member with an alarm never is.  RuntimeError with the end of a log otherwise.
         """
         initial = ",".join(f"{member.name}=http://127.0.0.1:{member.peer}" for member in self.members)
         chosen = [self.members[n] for n in numbers] or [member for member in self.members if not member.running]
         for member in chosen:
-            member.launch(initial, (f"--initial-cluster-token={self.token}", *flags))
-        for member in chosen:
+            member.launch(initial, self.token)
+        for member in chosen if healthy else ():
             self._wait_until_healthy(member)
 
     def ctl(self, *words: str, member: Member | None = None, seconds: float = 10.0) -> str:
@@ -184,6 +184,10 @@ class Cluster:
     def compact(self) -> None:
         """Forget the history up to now, which a key of nobody's marks: etcd keeps the revision it compacts to."""
         self.ctl("put", "compacted", "")
+        self.compact_without_writing()
+
+    def compact_without_writing(self) -> None:
+        """Forget the history before the newest revision."""
         self.ctl("compact", "--physical", str(self.revision()))
 
     def kill(self) -> None:

@@ -148,7 +148,9 @@ class Redis:
         """For `open_store`.  login: `user:password@`."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.watchers or self.servers)
         query = "&".join(filter(None, (self.url_options, options)))
-        return f"{self.scheme}://{login}{hosts}" + (f"/{NAME}" if self.watchers else "") + (f"?{query}" if query else "")
+        return (
+            f"{self.scheme}://{login}{hosts}" + (f"/{NAME}" if self.watchers else "") + (f"?{query}" if query else "")
+        )
 
     def primary(self, key: str = "") -> RedisServer:
         """The server that takes writes (of `key`, in a Cluster).  TimeoutError when there is none."""
@@ -199,6 +201,18 @@ class Redis:
 def single(directory: Path, **options: str) -> Iterator[Redis]:
     """One server.  options: of its configuration.  Skip when the packages are missing."""
     with _servers(Redis("redis", [RedisServer(directory / "r0", free_port(), _named(options))])) as redis:
+        redis.servers[0].start()
+        yield redis
+
+
+@contextmanager
+def single_tls(directory: Path, ca: Path, cert: Path, key: Path, **options: str) -> Iterator[Redis]:
+    """One server that speaks TLS only; redis-cli gets in with the server's own certificate."""
+    port = free_port()
+    own = {"port": "0", "tls-port": str(port), "tls-ca-cert-file": str(ca)}
+    own |= {"tls-cert-file": str(cert), "tls-key-file": str(key), **_named(options)}
+    ctl = ("--tls", "--cacert", str(ca), "--cert", str(cert), "--key", str(key), "--sni", "localhost")
+    with _servers(Redis("rediss", [RedisServer(directory, port, own, ctl=ctl)])) as redis:
         redis.servers[0].start()
         yield redis
 

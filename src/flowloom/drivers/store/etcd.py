@@ -4,9 +4,9 @@ URL: `etcd://[USER:PASSWORD@]HOST[:2379],HOST…/PREFIX?option=value`, or `etcd+
 
 - `PREFIX` (default `flowloom`): all keys lie under `/PREFIX/`; several databases may share a cluster.
 - `USER:PASSWORD@`, percent-encoded; or `USER@` with `password_file=/path`, whose first line is the password.
-- `ca=/path` (required with TLS): PEM file of the authorities that servers' certificates are verified with.
-- `cert=/path&key=/path`: PEM files of the client certificate and its key, where the servers ask for one.
-- `server_name=NAME`: expected in the servers' certificates instead of each endpoint's own host.
+- `tls_ca=/path` (required with TLS): PEM file of the authorities that servers' certificates are verified with.
+- `tls_cert=/path&tls_key=/path`: PEM files of the client certificate and its key, where the servers ask for one.
+- `tls_server_name=NAME`: expected in the servers' certificates instead of each endpoint's own host.
 - `timeout_seconds=5`: for each call, repetitions on other members included.
 
 Reads are linearizable, listings are taken at one revision; a call's writes are one transaction, up to BATCH_WRITES
@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import grpc
 
 from flowloom.drivers.store import etcd_rpc_pb2 as rpc
+from flowloom.drivers.store import urls
 from flowloom.drivers.store.etcd_client import Client, Refused, Settings, Tls
 from flowloom.drivers.store.etcd_database import Database, decode, if_newer, if_unchanged
 from flowloom.drivers.store.etcd_watch import EtcdWatch
@@ -49,7 +49,6 @@ _PAGE_KEYS_MAX = 5000
 _PAGE_KEYS_FIRST = 100
 _TRIES = 5
 
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _PREFIX = re.compile(r"/[a-zA-Z0-9\-._~:@+,=!/]*[^/]")
 _FORM = "etcd://[user:password@]host:2379,host:2379/prefix"
 
@@ -69,53 +68,30 @@ def open_store(url: str) -> EtcdStore:
 
 def parse(url: str) -> tuple[Settings, str]:
     """What `url` says: settings and prefix.  Misconfigured, without a secret in it, when it is not of the form above."""
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
-    shown = f"{parts.scheme}://{hosts}{parts.path}"
-    found = [_HOST.fullmatch(host) for host in hosts.split(",")]
-    if parts.scheme not in ("etcd", "etcd+tls") or not all(found) or parts.fragment:
+    found = urls.parse(url, default_port=2379)
+    options, shown = found.options, found.shown
+    if found.scheme not in ("etcd", "etcd+tls"):
         raise Misconfigured("store", f"{shown} is not of the form {_FORM}")
-    path = parts.path.rstrip("/") or "/flowloom"
-    if not _PREFIX.fullmatch(path):
+    prefix = f"/{found.path.rstrip('/') or 'flowloom'}"
+    if not _PREFIX.fullmatch(prefix):
         raise Misconfigured("store", f"{shown}: a prefix is made of letters, digits and -._~:@+,=!/")
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    user, _, password = login.partition(":")
-    user, password = unquote(user), unquote(password)
-    if file := query.pop("password_file", ""):
-        password = _file(shown, "password_file", file).decode().partition("\n")[0].rstrip("\r")
-    if bool(user) != bool(password):
+    password = found.password
+    if file := options.file("password_file"):
+        password = Path(file).read_text().partition("\n")[0].rstrip("\r")
+    if bool(found.user) != bool(password):
         raise Misconfigured("store", f"{shown}: user and password go together")
-    tls = _tls(shown, query) if parts.scheme == "etcd+tls" else None
-    timeout = query.pop("timeout_seconds", "5")
-    if query:
-        option = next(iter(query))
-        why = "is for etcd+tls://" if option in ("ca", "cert", "key", "server_name") else "is unknown"
-        raise Misconfigured("store", f"{shown}: option {option} {why}")
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", timeout) or float(timeout) < 0.5:
-        raise Misconfigured("store", f"{shown}: timeout_seconds is a number of seconds, at least 0.5")
-    endpoints = tuple(host if port else f"{host}:2379" for host, port in ((m[0], m[2]) for m in found if m))
-    return Settings(endpoints, user, password, tls, float(timeout)), path
+    files = options.tls(found.scheme == "etcd+tls")
+    tls = _tls(options, files) if files else None
+    timeout = options.seconds("timeout_seconds", 5.0, 0.5, 600.0)
+    options.end()
+    return Settings(tuple(map(str, found.endpoints)), found.user, password, tls, timeout), prefix
 
 
-def _tls(shown: str, query: dict[str, str]) -> Tls:
-    ca, cert, key = (query.pop(name, "") for name in ("ca", "cert", "key"))
-    if not ca:
-        raise Misconfigured("store", f"{shown}: TLS needs ca=/path of the authorities' PEM file")
-    if bool(cert) != bool(key):
-        raise Misconfigured("store", f"{shown}: cert and key go together")
-    return Tls(
-        _file(shown, "ca", ca),
-        _file(shown, "key", key) if key else None,
-        _file(shown, "cert", cert) if cert else None,
-        query.pop("server_name", ""),
-    )
-
-
-def _file(shown: str, option: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise Misconfigured("store", f"{shown}: {option}: {path}: {error.strerror}") from error
+def _tls(options: urls.Options, files: urls.TlsFiles) -> Tls:
+    if not files.ca:
+        raise options.wrong("tls_ca", "is required: the PEM file of the authorities to trust")
+    key, cert = (Path(path).read_bytes() if path else None for path in (files.key, files.cert))
+    return Tls(Path(files.ca).read_bytes(), key, cert, options.text("tls_server_name"))
 
 
 class EtcdStore:

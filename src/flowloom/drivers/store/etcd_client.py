@@ -35,6 +35,7 @@ _CHANNEL = {
     "grpc.max_send_message_length": -1,
     "grpc.keepalive_time_ms": int(_PING_SECONDS * 1000),
     "grpc.keepalive_timeout_ms": int(_PONG_SECONDS * 1000),
+    "grpc.http2.ping_timeout_ms": int(_PONG_SECONDS * 1000),  # 60 s otherwise, whatever the line above says.
     "grpc.http2.max_pings_without_data": 0,
     "grpc.use_local_subchannel_pool": 1,
     "grpc.service_config_disable_resolution": 1,

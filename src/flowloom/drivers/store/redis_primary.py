@@ -33,6 +33,7 @@ Reply = Any  # What RESP carries: bytes, int, None, and lists of these.
 
 _IDLE_MAX = 16
 _PROBE_SECONDS = 1.0
+_PROBE_SECONDS_LEAST = 0.2
 
 # The first words of Redis's errors (its protocol's error codes).
 # The primary is another one now, or will be one soon.
@@ -324,23 +325,23 @@ def _check_primary(access: Access, endpoint: Endpoint, seconds: float) -> None:
 
 
 class _Asking:
-    """Asks several servers in turn, the one that answered last first."""
+    """Asks several servers in turn; one that did not answer is asked last the next time."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = list(endpoints)
 
-    def _in_turn(self) -> list[Endpoint]:
-        return list(self._endpoints)
-
-    def _prefer(self, endpoint: Endpoint) -> None:
-        self._endpoints = [endpoint, *(each for each in self._endpoints if each != endpoint)]
+    def _in_turn(self, seconds: float) -> Iterator[tuple[Endpoint, float]]:
+        """Each server with its share of the time, until that is out; those that are left out come first next time."""
+        deadline = time.monotonic() + seconds
+        share = min(_PROBE_SECONDS, max(_PROBE_SECONDS_LEAST, seconds / len(self._endpoints) / 2))
+        for endpoint in list(self._endpoints):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            yield endpoint, min(left, share)
 
     def _defer(self, endpoint: Endpoint) -> None:
         self._endpoints = [*(each for each in self._endpoints if each != endpoint), endpoint]
-
-
-def _probe_seconds(seconds: float) -> float:
-    return min(_PROBE_SECONDS, seconds / 2)
 
 
 class Hosts(_Asking):
@@ -352,16 +353,15 @@ class Hosts(_Asking):
 
     def find(self, seconds: float) -> Endpoint:
         heard = []
-        alone = len(self._endpoints) == 1
-        for endpoint in self._in_turn():
+        for endpoint, share in self._in_turn(seconds):
             try:
-                _check_primary(self._access, endpoint, seconds / 2 if alone else _probe_seconds(seconds))
+                _check_primary(self._access, endpoint, share)
             except (redis.RedisError, _NotFound) as error:
                 if isinstance(error, redis.RedisError) and not _may_go_better(error):
                     raise
                 heard.append(str(error))
+                self._defer(endpoint)
                 continue
-            self._prefer(endpoint)
             return endpoint
         raise _NotFound(f"no primary: {'; '.join(heard)}")
 
@@ -378,11 +378,13 @@ class Sentinels(_Asking):
     def find(self, seconds: float) -> Endpoint:
         found: list[tuple[int, Endpoint]] = []
         heard: list[str] = []
-        for endpoint in self._in_turn():
+        unknown = False
+        # The half of the time for the Sentinels, the other for the primary that they name.
+        for endpoint, share in self._in_turn(seconds / 2):
             try:
-                connection = self._sentinel.dial(endpoint, _probe_seconds(seconds))
+                connection = self._sentinel.dial(endpoint, share)
                 try:
-                    reply = _ask(connection, [("SENTINEL", "MASTER", self._name)], _probe_seconds(seconds))[0]
+                    reply = _ask(connection, [("SENTINEL", "MASTER", self._name)], share)[0]
                 finally:
                     connection.disconnect()
                 if isinstance(reply, redis.RedisError):
@@ -391,14 +393,17 @@ class Sentinels(_Asking):
                 heard.append(f"{endpoint}: {error}")
                 if is_refused_credential(error) or is_refused_certificate(error):
                     raise
-                self._defer(endpoint)  # One that is silent is asked last the next time.
+                unknown = unknown or isinstance(error, redis.ResponseError)
+                self._defer(endpoint)
                 continue
             said = dict(zip(reply[::2], reply[1::2], strict=True))
             found.append((int(said[b"config-epoch"]), Endpoint(said[b"ip"].decode(), int(said[b"port"]))))
+        if not found and unknown:
+            raise redis.ResponseError(f"the Sentinels watch no primary named {self._name}")
         if not found:
             raise _NotFound(f"no Sentinel knows the primary of {self._name}: {'; '.join(heard)}")
         at = max(found)[1]
-        _check_primary(self._access, at, _probe_seconds(seconds))
+        _check_primary(self._access, at, min(_PROBE_SECONDS, seconds / 2))
         return at
 
 
@@ -413,10 +418,10 @@ class Cluster(_Asking):
 
     def find(self, seconds: float) -> Endpoint:
         heard = []
-        for endpoint in self._in_turn():
+        for endpoint, share in self._in_turn(seconds):
             try:
-                at = self._ask_member(endpoint, seconds)
-                _check_primary(self._access, at, _probe_seconds(seconds))
+                at = self._ask_member(endpoint, share)
+                _check_primary(self._access, at, share)
             except (redis.RedisError, _NotFound) as error:
                 if isinstance(error, redis.RedisError) and not _may_go_better(error):
                     raise
@@ -427,16 +432,16 @@ class Cluster(_Asking):
         raise _NotFound(f"no primary of slot {self._slot}: {'; '.join(heard)}")
 
     def _ask_member(self, endpoint: Endpoint, seconds: float) -> Endpoint:
-        connection = self._access.dial(endpoint, _probe_seconds(seconds))
+        connection = self._access.dial(endpoint, seconds)
         try:
-            reply = _ask(connection, [("CLUSTER", "SLOTS")], _probe_seconds(seconds))[0]
+            reply = _ask(connection, [("CLUSTER", "SLOTS")], seconds)[0]
         finally:
             connection.disconnect()
         if isinstance(reply, redis.RedisError):
             raise reply
         members = [_member(node, endpoint) for _, _, *nodes in reply for node in nodes]
         learned = [each for each in dict.fromkeys(members) if each not in self._named]
-        known = dict.fromkeys([*self._in_turn(), *learned])
+        known = dict.fromkeys([*self._endpoints, *learned])
         self._endpoints = [each for each in known if each in self._named or each in learned]
         for first, last, primary, *_ in reply:
             if first <= self._slot <= last:
