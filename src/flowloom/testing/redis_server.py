@@ -200,7 +200,8 @@ class Redis:
 @contextmanager
 def single(directory: Path, **options: str) -> Iterator[Redis]:
     """One server.  options: of its configuration.  Skip when the packages are missing."""
-    with _servers(Redis("redis", [RedisServer(directory / "r0", free_port(), _named(options))])) as redis:
+    ctl = ("-a", options["requirepass"]) if "requirepass" in options else ()
+    with _servers(Redis("redis", [RedisServer(directory / "r0", free_port(), _named(options), ctl=ctl)])) as redis:
         redis.servers[0].start()
         yield redis
 
