@@ -5,6 +5,8 @@ Under the URL's prefix P:
 - `P<key>`: what the key holds, readable with etcdctl: 19 digits of version, then `=` and the value, or `-` for a
   tombstone.  The order of these values as bytes is the order of versions, which is what etcd can compare.
 - `P#database`: `flowloom <schema> <epoch>`.  Every write compares it, so nothing is written into another database.
+- `P#elsewhere`: written where that comparison fails.  It says nothing; but etcd's space quota counts only puts that
+  a transaction's own branches hold, not those of the transactions nested in it, and lets pass what holds none.
 
 The position of a cursor is etcd's revision.  A cluster restored from a snapshot repeats old revisions under an old
 epoch: whoever sees the revision go back gives the database another epoch, and the cluster's own id is part of it.
@@ -105,6 +107,7 @@ class Database:
             request = rpc.TxnRequest(
                 compare=[rpc.Compare(key=self._meta, what=rpc.Compare.VALUE, result=rpc.Compare.EQUAL, value=identity)],
                 success=operations,
+                failure=[_put(self._prefix + b"#elsewhere", b"")],
             )
             answer, again = self._txn(request)
             before = before or again or answer is None

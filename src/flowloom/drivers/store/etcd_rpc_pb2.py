@@ -4,86 +4,89 @@
 # source: flowloom/drivers/store/etcd_rpc.proto
 # Protobuf Python Version: 5.29.0
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 5, 29, 0, "", "flowloom/drivers/store/etcd_rpc.proto"
+    _runtime_version.Domain.PUBLIC,
+    5,
+    29,
+    0,
+    '',
+    'flowloom/drivers/store/etcd_rpc.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n%flowloom/drivers/store/etcd_rpc.proto\x12\rflowloom.etcd"T\n\x06Header\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04"U\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c"\xc3\x02\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x30\n\x05order\x18\x05 \x01(\x0e\x32!.flowloom.etcd.RangeRequest.Order\x12\x30\n\x08order_by\x18\x06 \x01(\x0e\x32\x1e.flowloom.etcd.RangeRequest.By\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\x12\x18\n\x10min_mod_revision\x18\n \x01(\x03"*\n\x05Order\x12\x08\n\x04NONE\x10\x00\x12\n\n\x06\x41SCEND\x10\x01\x12\x0b\n\x07\x44\x45SCEND\x10\x02"5\n\x02\x42y\x12\x07\n\x03KEY\x10\x00\x12\x0b\n\x07\x43HANGES\x10\x01\x12\x0b\n\x07\x43REATED\x10\x02\x12\x0c\n\x08MODIFIED\x10\x03"j\n\rRangeResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12$\n\x03kvs\x18\x02 \x03(\x0b\x32\x17.flowloom.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c"4\n\x0bPutResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header"\x95\x01\n\tOperation\x12,\n\x05range\x18\x01 \x01(\x0b\x32\x1b.flowloom.etcd.RangeRequestH\x00\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.flowloom.etcd.PutRequestH\x00\x12(\n\x03txn\x18\x04 \x01(\x0b\x32\x19.flowloom.etcd.TxnRequestH\x00\x42\x06\n\x04kind"\x95\x01\n\x06\x41nswer\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1c.flowloom.etcd.RangeResponseH\x00\x12)\n\x03put\x18\x02 \x01(\x0b\x32\x1a.flowloom.etcd.PutResponseH\x00\x12)\n\x03txn\x18\x04 \x01(\x0b\x32\x1a.flowloom.etcd.TxnResponseH\x00\x42\x06\n\x04kind"\xd8\x02\n\x07\x43ompare\x12-\n\x06result\x18\x01 \x01(\x0e\x32\x1d.flowloom.etcd.Compare.Result\x12)\n\x04what\x18\x02 \x01(\x0e\x32\x1b.flowloom.etcd.Compare.What\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x19\n\x0f\x63reate_revision\x18\x05 \x01(\x03H\x00\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\x12\x0f\n\x05value\x18\x07 \x01(\x0cH\x00\x12\x11\n\trange_end\x18@ \x01(\x0c"9\n\x06Result\x12\t\n\x05\x45QUAL\x10\x00\x12\x0b\n\x07GREATER\x10\x01\x12\x08\n\x04LESS\x10\x02\x12\r\n\tNOT_EQUAL\x10\x03"L\n\x04What\x12\x12\n\x0e\x43HANGES_OF_KEY\x10\x00\x12\x13\n\x0f\x43REATE_REVISION\x10\x01\x12\x10\n\x0cMOD_REVISION\x10\x02\x12\t\n\x05VALUE\x10\x03\x42\x06\n\x04than"\x8b\x01\n\nTxnRequest\x12\'\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x16.flowloom.etcd.Compare\x12)\n\x07success\x18\x02 \x03(\x0b\x32\x18.flowloom.etcd.Operation\x12)\n\x07\x66\x61ilure\x18\x03 \x03(\x0b\x32\x18.flowloom.etcd.Operation"q\n\x0bTxnResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\x12(\n\tresponses\x18\x03 \x03(\x0b\x32\x15.flowloom.etcd.Answer"\x82\x01\n\x0bWatchCreate\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\x12\x10\n\x08watch_id\x18\x07 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08"D\n\x0cWatchRequest\x12,\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1a.flowloom.etcd.WatchCreateH\x00\x42\x06\n\x04kind"r\n\x05\x45vent\x12\'\n\x04type\x18\x01 \x01(\x0e\x32\x19.flowloom.etcd.Event.Type\x12#\n\x02kv\x18\x02 \x01(\x0b\x32\x17.flowloom.etcd.KeyValue"\x1b\n\x04Type\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01"\xd4\x01\n\rWatchResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12$\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x14.flowloom.etcd.Event"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t"L\n\x14\x41uthenticateResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\r\n\x05token\x18\x02 \x01(\t"\x0f\n\rStatusRequest"X\n\x0eStatusResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x04 \x01(\x04"U\n\x0c\x41larmRequest\x12\x32\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32".flowloom.etcd.AlarmRequest.Action"\x11\n\x06\x41\x63tion\x12\x07\n\x03GET\x10\x00"\xe5\x01\n\rAlarmResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x33\n\x06\x61larms\x18\x02 \x03(\x0b\x32#.flowloom.etcd.AlarmResponse.Member\x1aL\n\x06Member\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.flowloom.etcd.AlarmResponse.Kind"*\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x0b\n\x07NOSPACE\x10\x01\x12\x0b\n\x07\x43ORRUPT\x10\x02\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%flowloom/drivers/store/etcd_rpc.proto\x12\rflowloom.etcd\"T\n\x06Header\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04\"U\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\"\xc3\x02\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x30\n\x05order\x18\x05 \x01(\x0e\x32!.flowloom.etcd.RangeRequest.Order\x12\x30\n\x08order_by\x18\x06 \x01(\x0e\x32\x1e.flowloom.etcd.RangeRequest.By\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\x12\x18\n\x10min_mod_revision\x18\n \x01(\x03\"*\n\x05Order\x12\x08\n\x04NONE\x10\x00\x12\n\n\x06\x41SCEND\x10\x01\x12\x0b\n\x07\x44\x45SCEND\x10\x02\"5\n\x02\x42y\x12\x07\n\x03KEY\x10\x00\x12\x0b\n\x07\x43HANGES\x10\x01\x12\x0b\n\x07\x43REATED\x10\x02\x12\x0c\n\x08MODIFIED\x10\x03\"j\n\rRangeResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12$\n\x03kvs\x18\x02 \x03(\x0b\x32\x17.flowloom.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"4\n\x0bPutResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\"\x95\x01\n\tOperation\x12,\n\x05range\x18\x01 \x01(\x0b\x32\x1b.flowloom.etcd.RangeRequestH\x00\x12(\n\x03put\x18\x02 \x01(\x0b\x32\x19.flowloom.etcd.PutRequestH\x00\x12(\n\x03txn\x18\x04 \x01(\x0b\x32\x19.flowloom.etcd.TxnRequestH\x00\x42\x06\n\x04kind\"\x95\x01\n\x06\x41nswer\x12-\n\x05range\x18\x01 \x01(\x0b\x32\x1c.flowloom.etcd.RangeResponseH\x00\x12)\n\x03put\x18\x02 \x01(\x0b\x32\x1a.flowloom.etcd.PutResponseH\x00\x12)\n\x03txn\x18\x04 \x01(\x0b\x32\x1a.flowloom.etcd.TxnResponseH\x00\x42\x06\n\x04kind\"\xd8\x02\n\x07\x43ompare\x12-\n\x06result\x18\x01 \x01(\x0e\x32\x1d.flowloom.etcd.Compare.Result\x12)\n\x04what\x18\x02 \x01(\x0e\x32\x1b.flowloom.etcd.Compare.What\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x19\n\x0f\x63reate_revision\x18\x05 \x01(\x03H\x00\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\x12\x0f\n\x05value\x18\x07 \x01(\x0cH\x00\x12\x11\n\trange_end\x18@ \x01(\x0c\"9\n\x06Result\x12\t\n\x05\x45QUAL\x10\x00\x12\x0b\n\x07GREATER\x10\x01\x12\x08\n\x04LESS\x10\x02\x12\r\n\tNOT_EQUAL\x10\x03\"L\n\x04What\x12\x12\n\x0e\x43HANGES_OF_KEY\x10\x00\x12\x13\n\x0f\x43REATE_REVISION\x10\x01\x12\x10\n\x0cMOD_REVISION\x10\x02\x12\t\n\x05VALUE\x10\x03\x42\x06\n\x04than\"\x8b\x01\n\nTxnRequest\x12\'\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x16.flowloom.etcd.Compare\x12)\n\x07success\x18\x02 \x03(\x0b\x32\x18.flowloom.etcd.Operation\x12)\n\x07\x66\x61ilure\x18\x03 \x03(\x0b\x32\x18.flowloom.etcd.Operation\"q\n\x0bTxnResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\x12(\n\tresponses\x18\x03 \x03(\x0b\x32\x15.flowloom.etcd.Answer\"\x82\x01\n\x0bWatchCreate\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\x12\x10\n\x08watch_id\x18\x07 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08\"D\n\x0cWatchRequest\x12,\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1a.flowloom.etcd.WatchCreateH\x00\x42\x06\n\x04kind\"r\n\x05\x45vent\x12\'\n\x04type\x18\x01 \x01(\x0e\x32\x19.flowloom.etcd.Event.Type\x12#\n\x02kv\x18\x02 \x01(\x0b\x32\x17.flowloom.etcd.KeyValue\"\x1b\n\x04Type\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\"\xd4\x01\n\rWatchResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12$\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x14.flowloom.etcd.Event\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"L\n\x14\x41uthenticateResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\r\n\x05token\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"X\n\x0eStatusResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x04 \x01(\x04\"U\n\x0c\x41larmRequest\x12\x32\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\".flowloom.etcd.AlarmRequest.Action\"\x11\n\x06\x41\x63tion\x12\x07\n\x03GET\x10\x00\"\xe5\x01\n\rAlarmResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.flowloom.etcd.Header\x12\x33\n\x06\x61larms\x18\x02 \x03(\x0b\x32#.flowloom.etcd.AlarmResponse.Member\x1aL\n\x06Member\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.flowloom.etcd.AlarmResponse.Kind\"*\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x0b\n\x07NOSPACE\x10\x01\x12\x0b\n\x07\x43ORRUPT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "flowloom.drivers.store.etcd_rpc_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flowloom.drivers.store.etcd_rpc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_HEADER"]._serialized_start = 56
-    _globals["_HEADER"]._serialized_end = 140
-    _globals["_KEYVALUE"]._serialized_start = 142
-    _globals["_KEYVALUE"]._serialized_end = 227
-    _globals["_RANGEREQUEST"]._serialized_start = 230
-    _globals["_RANGEREQUEST"]._serialized_end = 553
-    _globals["_RANGEREQUEST_ORDER"]._serialized_start = 456
-    _globals["_RANGEREQUEST_ORDER"]._serialized_end = 498
-    _globals["_RANGEREQUEST_BY"]._serialized_start = 500
-    _globals["_RANGEREQUEST_BY"]._serialized_end = 553
-    _globals["_RANGERESPONSE"]._serialized_start = 555
-    _globals["_RANGERESPONSE"]._serialized_end = 661
-    _globals["_PUTREQUEST"]._serialized_start = 663
-    _globals["_PUTREQUEST"]._serialized_end = 703
-    _globals["_PUTRESPONSE"]._serialized_start = 705
-    _globals["_PUTRESPONSE"]._serialized_end = 757
-    _globals["_OPERATION"]._serialized_start = 760
-    _globals["_OPERATION"]._serialized_end = 909
-    _globals["_ANSWER"]._serialized_start = 912
-    _globals["_ANSWER"]._serialized_end = 1061
-    _globals["_COMPARE"]._serialized_start = 1064
-    _globals["_COMPARE"]._serialized_end = 1408
-    _globals["_COMPARE_RESULT"]._serialized_start = 1265
-    _globals["_COMPARE_RESULT"]._serialized_end = 1322
-    _globals["_COMPARE_WHAT"]._serialized_start = 1324
-    _globals["_COMPARE_WHAT"]._serialized_end = 1400
-    _globals["_TXNREQUEST"]._serialized_start = 1411
-    _globals["_TXNREQUEST"]._serialized_end = 1550
-    _globals["_TXNRESPONSE"]._serialized_start = 1552
-    _globals["_TXNRESPONSE"]._serialized_end = 1665
-    _globals["_WATCHCREATE"]._serialized_start = 1668
-    _globals["_WATCHCREATE"]._serialized_end = 1798
-    _globals["_WATCHREQUEST"]._serialized_start = 1800
-    _globals["_WATCHREQUEST"]._serialized_end = 1868
-    _globals["_EVENT"]._serialized_start = 1870
-    _globals["_EVENT"]._serialized_end = 1984
-    _globals["_EVENT_TYPE"]._serialized_start = 1957
-    _globals["_EVENT_TYPE"]._serialized_end = 1984
-    _globals["_WATCHRESPONSE"]._serialized_start = 1987
-    _globals["_WATCHRESPONSE"]._serialized_end = 2199
-    _globals["_AUTHENTICATEREQUEST"]._serialized_start = 2201
-    _globals["_AUTHENTICATEREQUEST"]._serialized_end = 2254
-    _globals["_AUTHENTICATERESPONSE"]._serialized_start = 2256
-    _globals["_AUTHENTICATERESPONSE"]._serialized_end = 2332
-    _globals["_STATUSREQUEST"]._serialized_start = 2334
-    _globals["_STATUSREQUEST"]._serialized_end = 2349
-    _globals["_STATUSRESPONSE"]._serialized_start = 2351
-    _globals["_STATUSRESPONSE"]._serialized_end = 2439
-    _globals["_ALARMREQUEST"]._serialized_start = 2441
-    _globals["_ALARMREQUEST"]._serialized_end = 2526
-    _globals["_ALARMREQUEST_ACTION"]._serialized_start = 2509
-    _globals["_ALARMREQUEST_ACTION"]._serialized_end = 2526
-    _globals["_ALARMRESPONSE"]._serialized_start = 2529
-    _globals["_ALARMRESPONSE"]._serialized_end = 2758
-    _globals["_ALARMRESPONSE_MEMBER"]._serialized_start = 2638
-    _globals["_ALARMRESPONSE_MEMBER"]._serialized_end = 2714
-    _globals["_ALARMRESPONSE_KIND"]._serialized_start = 2716
-    _globals["_ALARMRESPONSE_KIND"]._serialized_end = 2758
+  DESCRIPTOR._loaded_options = None
+  _globals['_HEADER']._serialized_start=56
+  _globals['_HEADER']._serialized_end=140
+  _globals['_KEYVALUE']._serialized_start=142
+  _globals['_KEYVALUE']._serialized_end=227
+  _globals['_RANGEREQUEST']._serialized_start=230
+  _globals['_RANGEREQUEST']._serialized_end=553
+  _globals['_RANGEREQUEST_ORDER']._serialized_start=456
+  _globals['_RANGEREQUEST_ORDER']._serialized_end=498
+  _globals['_RANGEREQUEST_BY']._serialized_start=500
+  _globals['_RANGEREQUEST_BY']._serialized_end=553
+  _globals['_RANGERESPONSE']._serialized_start=555
+  _globals['_RANGERESPONSE']._serialized_end=661
+  _globals['_PUTREQUEST']._serialized_start=663
+  _globals['_PUTREQUEST']._serialized_end=703
+  _globals['_PUTRESPONSE']._serialized_start=705
+  _globals['_PUTRESPONSE']._serialized_end=757
+  _globals['_OPERATION']._serialized_start=760
+  _globals['_OPERATION']._serialized_end=909
+  _globals['_ANSWER']._serialized_start=912
+  _globals['_ANSWER']._serialized_end=1061
+  _globals['_COMPARE']._serialized_start=1064
+  _globals['_COMPARE']._serialized_end=1408
+  _globals['_COMPARE_RESULT']._serialized_start=1265
+  _globals['_COMPARE_RESULT']._serialized_end=1322
+  _globals['_COMPARE_WHAT']._serialized_start=1324
+  _globals['_COMPARE_WHAT']._serialized_end=1400
+  _globals['_TXNREQUEST']._serialized_start=1411
+  _globals['_TXNREQUEST']._serialized_end=1550
+  _globals['_TXNRESPONSE']._serialized_start=1552
+  _globals['_TXNRESPONSE']._serialized_end=1665
+  _globals['_WATCHCREATE']._serialized_start=1668
+  _globals['_WATCHCREATE']._serialized_end=1798
+  _globals['_WATCHREQUEST']._serialized_start=1800
+  _globals['_WATCHREQUEST']._serialized_end=1868
+  _globals['_EVENT']._serialized_start=1870
+  _globals['_EVENT']._serialized_end=1984
+  _globals['_EVENT_TYPE']._serialized_start=1957
+  _globals['_EVENT_TYPE']._serialized_end=1984
+  _globals['_WATCHRESPONSE']._serialized_start=1987
+  _globals['_WATCHRESPONSE']._serialized_end=2199
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=2201
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=2254
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=2256
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=2332
+  _globals['_STATUSREQUEST']._serialized_start=2334
+  _globals['_STATUSREQUEST']._serialized_end=2349
+  _globals['_STATUSRESPONSE']._serialized_start=2351
+  _globals['_STATUSRESPONSE']._serialized_end=2439
+  _globals['_ALARMREQUEST']._serialized_start=2441
+  _globals['_ALARMREQUEST']._serialized_end=2526
+  _globals['_ALARMREQUEST_ACTION']._serialized_start=2509
+  _globals['_ALARMREQUEST_ACTION']._serialized_end=2526
+  _globals['_ALARMRESPONSE']._serialized_start=2529
+  _globals['_ALARMRESPONSE']._serialized_end=2758
+  _globals['_ALARMRESPONSE_MEMBER']._serialized_start=2638
+  _globals['_ALARMRESPONSE_MEMBER']._serialized_end=2714
+  _globals['_ALARMRESPONSE_KIND']._serialized_start=2716
+  _globals['_ALARMRESPONSE_KIND']._serialized_end=2758
 # @@protoc_insertion_point(module_scope)
