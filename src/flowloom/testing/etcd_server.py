@@ -243,9 +243,16 @@ class Cluster:
 
 @contextmanager
 def etcd(
-    directory: Path, members: int = 1, flags: Sequence[str] = (), certificates: Certificates | None = None
+    directory: Path,
+    members: int = 1,
+    flags: Sequence[str] = (),
+    certificates: Certificates | None = None,
+    healthy: bool = True,
 ) -> Iterator[Cluster]:
-    """A cluster in `directory`, which is made.  flags: of every member.  Skip when the packages are missing."""
+    """A cluster in `directory`, which is made.  flags: of every member.  healthy: wait until etcdctl says so.
+
+    Skip when the packages are missing.
+    """
     if why := missing():
         raise Skip(why)
     options = list(flags)
@@ -265,7 +272,7 @@ def etcd(
         if certificates.client_ca:
             cluster.ctl_flags = (*cluster.ctl_flags, f"--cert={certificates.cert}", f"--key={certificates.key}")
     try:
-        cluster.start()
+        cluster.start(healthy=healthy)
         yield cluster
     finally:
         cluster.kill()

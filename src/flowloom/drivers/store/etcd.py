@@ -17,6 +17,7 @@ costs the cluster as much as `read`; values are dropped page by page.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -90,6 +91,16 @@ def parse(url: str) -> tuple[Settings, str]:
 def _tls(options: urls.Options, files: urls.TlsFiles) -> Tls:
     if not files.ca:
         raise options.wrong("tls_ca", "is required: the PEM file of the authorities to trust")
+    try:
+        checked = ssl.create_default_context(cafile=files.ca)
+    except ssl.SSLError as error:
+        raise options.wrong("tls_ca", f"names {files.ca}, which holds no certificates") from error
+    try:
+        if files.cert:
+            checked.load_cert_chain(files.cert, files.key)
+    except ssl.SSLError as error:
+        why = f"names {files.cert}, which is no certificate or not that of {files.key} ({error.reason})"
+        raise options.wrong("tls_cert", why) from error
     key, cert = (Path(path).read_bytes() if path else None for path in (files.key, files.cert))
     return Tls(Path(files.ca).read_bytes(), key, cert, options.text("tls_server_name"))
 

@@ -113,7 +113,7 @@ class Method(NamedTuple, Generic[Q, A]):
     answer: type[A]
 
 
-TXN = Method("/etcdserverpb.KV/Txn", rpc.TxnRequest, rpc.TxnResponse)
+_TXN = Method("/etcdserverpb.KV/Txn", rpc.TxnRequest, rpc.TxnResponse)
 _WATCH = Method("/etcdserverpb.Watch/Watch", rpc.WatchRequest, rpc.WatchResponse)
 _AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateRequest, rpc.AuthenticateResponse)
 _STATUS = Method("/etcdserverpb.Maintenance/Status", rpc.StatusRequest, rpc.StatusResponse)
@@ -125,6 +125,7 @@ class Endpoint:
 
     def __init__(self, address: str, tls: Tls | None) -> None:
         self.address = address
+        self._made: dict[str, object] = {}
         options = list(_CHANNEL.items())
         if tls is None:
             self.channel = grpc.insecure_channel(address, options=options)
@@ -136,11 +137,14 @@ class Endpoint:
 
     def unary(self, method: Method[Q, A]) -> grpc.UnaryUnaryMultiCallable[Q, A]:
         """To call `method` here."""
-        return self.channel.unary_unary(
-            method.path,
-            request_serializer=method.question.SerializeToString,
-            response_deserializer=method.answer.FromString,  # type: ignore[arg-type]
-        )
+        made = self._made.get(method.path)
+        if made is None:
+            made = self._made[method.path] = self.channel.unary_unary(
+                method.path,
+                request_serializer=method.question.SerializeToString,
+                response_deserializer=method.answer.FromString,  # type: ignore[arg-type]
+            )
+        return cast("grpc.UnaryUnaryMultiCallable[Q, A]", made)
 
 
 class Client:
@@ -152,12 +156,15 @@ class Client:
         self.closed = False
         self._random = random
         self._endpoints = [Endpoint(address, settings.tls) for address in settings.endpoints]
-        self._txn = {endpoint.address: endpoint.unary(TXN) for endpoint in self._endpoints}
         self._current = random.randrange(len(self._endpoints))
         self._lock = threading.Lock()
         self._token = ""
 
     def txn(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, bool]:
+        """A transaction: see `call`."""
+        return self.call(_TXN, request)
+
+    def call(self, method: Method[Q, A], request: Q) -> tuple[A, bool]:
         """The answer, and whether an earlier attempt may have been carried out before it.
 
         Raises Unavailable (an attempt may have been carried out, or may still be), Refused.
@@ -171,8 +178,8 @@ class Client:
             endpoint = self.endpoint()
             try:
                 left = min(share, ends - time.monotonic())
-                call = self._txn[endpoint.address]
-                return call(request, timeout=max(left, 0.01), metadata=self.metadata(endpoint, left)), again
+                metadata = self.metadata(endpoint, left)
+                return endpoint.unary(method)(request, timeout=max(left, 0.01), metadata=metadata), again
             except grpc.RpcError as error:
                 code, text = _said(error)
                 if code in _TOKEN and settings.user and not renewed:
@@ -192,22 +199,11 @@ class Client:
             time.sleep(pause)
 
     def check_version(self) -> None:
-        """Misconfigured when the member in use is too old.  Unavailable when none says."""
-        for _ in self._endpoints:
-            endpoint = self.endpoint()
-            try:
-                answer = endpoint.unary(_STATUS)(rpc.StatusRequest(), timeout=self.settings.timeout_seconds)
-            except grpc.RpcError as error:
-                why = _said(error)[1]
-                self.leave(endpoint)
-                continue
-            if tuple(int(part) for part in answer.version.split(".")[:2]) < OLDEST:
-                oldest = ".".join(map(str, OLDEST))
-                raise Misconfigured(
-                    "store", f"etcd {endpoint.address} is {answer.version}; it must be {oldest} or newer"
-                )
-            return
-        raise Unavailable(f"{self.where} does not answer: {why}")
+        """Misconfigured when the member in use is too old.  Raises Unavailable, Refused."""
+        version = self.call(_STATUS, rpc.StatusRequest())[0].version
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise Misconfigured("store", f"{self.where} is of version {version}; it must be {oldest} or newer")
 
     def endpoint(self) -> Endpoint:
         """The one in use.  Unavailable when the client is closed."""

@@ -51,8 +51,8 @@ class Database:
 
     def open(self, batch_writes: int) -> None:
         """Find the database, or make it.  Misconfigured when an operator must act, Unavailable."""
-        self.client.check_version()
         try:
+            self.client.check_version()
             self._identify()
         except Refused as error:
             raise Misconfigured("store", f"{self.name}: {error}; mend user, password or role") from error
@@ -92,9 +92,7 @@ class Database:
             answer, _again = self._txn(request)
             meta, *found = (each.range for each in answer.responses) if answer else (None,)
             if answer and meta and meta.kvs:
-                cluster = f"{answer.header.cluster_id:x}"
-                cursor = Cursor(f"{self._epoch(meta.kvs[0].value)}.{cluster}", answer.header.revision)
-                return Snapshot(found, cursor)
+                return Snapshot(found, self._cursor(meta.kvs[0].value, answer.header))
             self.find_identity()
         raise Unavailable(f"{self.name}: the database was replaced again and again")
 
@@ -178,6 +176,12 @@ class Database:
         if not answer.responses[0].range.kvs:
             raise Unavailable(f"{self.name}: the database was removed while it was made")
         return answer.responses[0].range.kvs[0].value
+
+    def _cursor(self, identity: bytes, header: rpc.Header) -> Cursor:
+        try:
+            return Cursor(f"{self._epoch(identity)}.{header.cluster_id:x}", header.revision)
+        except Misconfigured as error:
+            raise Unavailable(error.why) from error
 
     def _epoch(self, identity: bytes) -> str:
         name, _, rest = identity.decode(errors="replace").partition(" ")
