@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flowloom.cli.main import main
 from flowloom.drivers.store.etcd import open_store
 from flowloom.northbound.store import Store
 from flowloom.testing.etcd_server import Cluster, etcd
@@ -81,3 +83,10 @@ class TestThreeMembers(TestOneMember):
         self.bench = EtcdBench(three)
         yield
         self.bench.end()
+
+
+def test_the_operators_check_finds_every_guarantee_kept(three: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "check", three.url("/checked"), "--objects", "200", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"] == "kept: 24 checks; 3 not tried here"
+    assert report["store"] == f"etcd://{three.endpoints}/checked"

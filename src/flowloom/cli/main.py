@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
 
+from flowloom.cli import store as store_verbs
 from flowloom.kernel.errors import FlowloomError, Misconfigured
 
 OK = 0
@@ -116,6 +117,7 @@ def _consistency(commands: Parsers) -> None:
 
     store = commands.add_parser("store", help="the northbound store as a whole")
     verbs = store.add_subparsers(dest="verb", metavar="VERB", required=True)
+    store_verbs.register(verbs)
     _asks(verbs, "rebuild", "bring an empty or old store up to date from Neutron, while everything runs", _rebuild)
 
 
