@@ -95,7 +95,7 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class Rate:
-    """One thing measured.  unit: `/s` is better large, `ms` and `s` small."""
+    """One thing measured.  unit: `/s` is better large, `ms` small."""
 
     what: str
     value: float
@@ -280,8 +280,8 @@ def _reads(store: Store, prefix: str, objects: int) -> list[Rate]:
     ended = time.monotonic()
     objects_listed = count(listed, "object")
     return [
-        Rate(f"listing of {objects_listed}", round(between - began, 3), "s"),
-        Rate(f"versions of {objects_listed}", round(ended - between, 3), "s"),
+        Rate(f"listing of {objects_listed}", round((between - began) * 1000, 1), "ms"),
+        Rate(f"versions of {objects_listed}", round((ended - between) * 1000, 1), "ms"),
     ]
 
 
