@@ -426,6 +426,39 @@ def test_a_server_that_takes_fewer_operations_is_refused_at_start(tmp_path: Path
         open_store(cluster.url())
 
 
+def test_a_cursor_of_a_watch_that_still_catches_up_can_be_resumed(single: Cluster) -> None:
+    with opened(single.url()) as store:
+        start = store.read("/d/").cursor
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(lambda number: store.apply([Write(f"/d/k{number:04}", 1, b"")]), range(2500)))
+        first = store.watch("/d/", start)
+        changes = first.next(5.0)
+        first.close()
+        assert 0 < len(changes.entries) < 2500, "all came at once: nothing is shown here"
+        seen_keys = {entry.key for entry in changes.entries}
+        second = store.watch("/d/", changes.cursor)
+        while len(seen_keys) < 2500:
+            entries = second.next(5.0).entries
+            assert entries, f"{2500 - len(seen_keys)} are missing"
+            seen_keys.update(entry.key for entry in entries)
+
+
+def test_a_batch_is_shown_whole_however_it_is_cut_on_the_way(single: Cluster) -> None:
+    with opened(single.url()) as store:
+        start = store.read("/d/").cursor
+        batch = [f"/d/k{number:03}" for number in range(BATCH_WRITES)]
+        for version in range(1, 9):
+            store.apply([Write(key, version, bytes(8000)) for key in batch])
+        watch = store.watch("/d/", start)
+        shown: list[int] = []
+        while sum(shown) < 8 * BATCH_WRITES:
+            entries = watch.next(5.0).entries
+            assert entries
+            shown.append(len(entries))
+        assert len(shown) > 1, "all came at once: nothing is shown here"
+        assert all(number % BATCH_WRITES == 0 for number in shown), shown
+
+
 OBJECTS = 100_000
 
 
