@@ -78,7 +78,7 @@ class ZookeeperServer:
             self._process = subprocess.Popen(
                 [
                     "java",
-                    "-Xmx256m",
+                    "-Xmx1g",
                     "-XX:+UseSerialGC",
                     "-XX:TieredStopAtLevel=1",
                     *self.java,

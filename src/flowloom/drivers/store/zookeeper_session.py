@@ -34,8 +34,8 @@ T = TypeVar("T")
 Found = tuple[bytes, ZnodeStat]
 
 LOG = logging.getLogger("flowloom.zookeeper")
-# kazoo writes its requests, passwords included, at a level of its own below DEBUG.
-LOG.addFilter(lambda record: record.levelno >= logging.DEBUG)
+# At DEBUG and below kazoo writes its requests, passwords included.
+LOG.addFilter(lambda record: record.levelno >= logging.INFO)
 
 WINDOW = 200
 """Requests under way at once."""
@@ -275,9 +275,17 @@ class Session:
         self._changed.set()
 
     def _end(self, client: KazooClient) -> None:
-        with contextlib.suppress(Exception):  # What a library cannot close, the process's end does.
-            client.stop()
-            client.close()
+        """Say good-bye where somebody hears it; otherwise kazoo waits for its attempts to end, and nobody for kazoo."""
+
+        def stop() -> None:
+            with contextlib.suppress(Exception):  # What a library cannot close, the process's end does.
+                client.stop()
+                client.close()
+
+        if client.state == KazooState.CONNECTED:
+            stop()
+        else:
+            threading.Thread(target=stop, daemon=True).start()
 
     def _why(self, error: Exception | None = None) -> str:
         """Why there is no connection, as each member says or does not say."""
