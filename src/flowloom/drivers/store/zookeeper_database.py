@@ -44,11 +44,14 @@ class Identity(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The newest log entry that this handle knows.  created: its transaction; 0: not known."""
+    """The newest log entry that this handle knows.  created: its transaction and when that was; None: not known.
+
+    The time because one server that was restored from a copy may come to the same transaction number again.
+    """
 
     epoch: str
     position: int
-    created: int
+    created: tuple[int, int] | None
 
 
 class LogPage(NamedTuple):
@@ -129,7 +132,7 @@ class Database:
         """Remember that the log of `epoch` reaches `position`, and which transaction made its last entry."""
         with self._lock:
             if self._known is None or self._known.epoch != epoch or self._known.position < position:
-                self._known = Known(epoch, position, last.czxid if last else 0)
+                self._known = Known(epoch, position, _created(last) if last else None)
 
     def written(self, requests: Requests, identity: Identity, number: int) -> None:
         """Entry `number` was written by this handle: now and then it removes old ones, or begins another log."""
@@ -165,7 +168,7 @@ class Database:
             return
         newest = self.newest(requests, known.epoch)
         last = requests.exists(self.entry(known.epoch, known.position - 1))
-        if newest < known.position or (last is not None and known.created not in (0, last.czxid)):
+        if newest < known.position or (last is not None and known.created not in (None, _created(last))):
             self.renew(requests, identity)
 
     def _read(self, data: bytes, stat: ZnodeStat) -> Identity:
@@ -195,6 +198,10 @@ class Database:
 
     def _foreign(self, path: str) -> Misconfigured:
         return Misconfigured("store", f"{self.where}: the node {path} is another program's; choose another path")
+
+
+def _created(stat: ZnodeStat) -> tuple[int, int]:
+    return stat.czxid, stat.ctime
 
 
 def _describe(epoch: str) -> bytes:
