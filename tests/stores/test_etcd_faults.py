@@ -350,6 +350,21 @@ def test_a_cluster_restored_from_an_old_copy_is_another_epoch(single: Cluster, t
             store.watch("/d/", before).next(1.0)
 
 
+def test_a_cursor_beyond_a_restored_history_is_told_by_whoever_never_knew_the_old_one(
+    single: Cluster, tmp_path: Path
+) -> None:
+    with opened(single.url()) as store:
+        store.apply([Write("/d/a", 1, b"")])
+        single.snapshot(tmp_path / "copy")
+        store.apply([Write("/d/a", 2, b"")])
+        old = store.read("/d/").cursor
+    single.restore(tmp_path / "copy")
+    with opened(single.url()) as late:
+        with pytest.raises(StartOver, match="before the cursor's"):
+            late.watch("/d/", old).next(1.0)
+        assert late.read("/d/").cursor.epoch != old.epoch
+
+
 def follow_until_told(watch: Watch) -> None:
     for _ in range(10):
         with contextlib.suppress(Unavailable):
@@ -360,10 +375,12 @@ def test_a_prefix_removed_under_a_running_store_is_a_new_database(single: Cluste
     with opened(single.url()) as store:
         store.apply([Write("/d/a", 5, b"")])
         old = store.read("/d/").cursor
-        watch = store.watch("/d/", old)
+        watches = [store.watch("/d/", old), store.watch("/nothing/here/", old)]
+        assert not any(watch.next(0.1).entries for watch in watches)
         single.ctl("del", "--prefix", "/flowloom")
-        with pytest.raises(StartOver):
-            watch.next(5.0)
+        for watch in watches:
+            with pytest.raises(StartOver):
+                watch.next(5.0)
         assert store.apply([Write("/d/a", 1, b"")]) == [Outcome("/d/a", True, 1)]
         assert store.read("/d/").cursor.epoch != old.epoch
 
@@ -470,6 +487,13 @@ def test_a_hundred_thousand_objects_pass_within_bounded_memory(single: Cluster) 
             last = min(first + 10 * BATCH_WRITES, OBJECTS)
             store.apply([Write(f"/d/{number % 100:02}/{number:06}", 1, value) for number in range(first, last)])
         before = memory_bytes()
+        idle = store.watch("/d/", start)
+        assert idle.next(5.0).entries
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:  # Nobody takes the rest, so that it stays with the server.
+            assert memory_bytes() - before < 50 << 20
+            time.sleep(0.05)
+        idle.close()
         found = follow_all(store, start)
         assert memory_bytes() - before < 100 << 20
         assert found == OBJECTS
