@@ -160,7 +160,7 @@ class ZookeeperStore:
     def _try(self, requests: Requests, writes: Sequence[Write], token: str) -> dict[str, tuple[bool, int]] | None:
         """Read, compare, write if nothing changed in between; None when something did."""
         database = self.database
-        identity = database.identity(requests)
+        identity = database.believed(requests)
         paths = [path_of(database.objects, write.key) or "" for write in writes]
         nodes = requests.get_many(paths)
         decided: dict[str, tuple[bool, int]] = {}
@@ -194,9 +194,11 @@ class ZookeeperStore:
         try:
             results = requests.commit(transaction)
         except (exceptions.BadVersionError, exceptions.NodeExistsError):
+            self.database.doubt()
             return False
         except exceptions.NoNodeError:  # Somebody removed what we relied on.
             self._made.clear()
+            self.database.doubt()
             return False
         self.database.written(requests, identity, int(results[-1].rpartition("/l")[2]))
         return True
@@ -209,6 +211,7 @@ class ZookeeperStore:
                 requests.make(missing)
             except exceptions.NoNodeError:
                 self._made.clear()
+                self.database.doubt()
                 return
             if len(self._made) > _MADE_MAX:
                 self._made.clear()

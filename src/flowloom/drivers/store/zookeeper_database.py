@@ -73,6 +73,7 @@ class Database:
         self._log_max = log_max
         self._lock = threading.Lock()  # Guards what follows.
         self._known: Known | None = None
+        self._believed: Identity | None = None
         self._looked_at = -1  # The connection on which `_known` was looked at.
 
     def attempt(self, work: Callable[[Requests], T], hint: str = "") -> T:
@@ -95,6 +96,16 @@ class Database:
             if found is not None:
                 return self._read(*found)
             self._make(requests)
+
+    def believed(self, requests: Requests) -> Identity:
+        """As `identity`, perhaps from memory: for transactions, which check it."""
+        found = self._believed or self.identity(requests)
+        self._believed = found
+        return found
+
+    def doubt(self) -> None:
+        """A transaction failed: read the identity anew before the next."""
+        self._believed = None
 
     def log(self, epoch: str) -> str:
         """The node under which entries are."""
