@@ -90,7 +90,37 @@ def test_a_store_that_takes_older_writes_is_broken_by_name() -> None:
     assert "BROKEN" in store_check.show(report)
 
 
-def test_a_broken_check_decides_the_exit_code() -> None:
+STRANGERS = """
+from flowloom.northbound.store import Entry, Outcome
+from flowloom.testing.fake_store import MemoryDatabase, MemoryStore
+
+DATABASE = MemoryDatabase()
+
+class Forgetful(MemoryStore):
+    def apply(self, writes):
+        super().apply(writes)
+        self._database._held.update((write.key, Entry(*write)) for write in writes)
+        return [Outcome(write.key, True, write.version) for write in writes]
+
+def open_store(url):
+    return Forgetful(DATABASE)
+"""
+
+
+def test_a_stranger_runs_it_on_a_driver_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "strangers_store.py").write_text(STRANGERS)
+    metadata = tmp_path / "strangers_store-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers-store\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[flowloom.stores]\nstrange = strangers_store:open_store\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["store", "check", "strange://here", "--objects", "50"]) == 1
+    assert "\nBROKEN: " in capsys.readouterr().out
+
+
+def test_a_broken_check_decides_the_verdict() -> None:
     kept, broken = Result("a", "", "kept"), Result("b", "", "broken", "why")
     assert store_check.verdict([kept, broken]) == "BROKEN: 1 of 2 checks"
     assert [each.verdict for each in store_check.judge([kept, broken], MemoryStore(MemoryDatabase()).capabilities)] == [
