@@ -126,12 +126,12 @@ class Endpoint:
     def __init__(self, address: str, tls: Tls | None) -> None:
         self.address = address
         self._made: dict[str, object] = {}
-        options = list(_CHANNEL.items())
+        options: list[tuple[str, int | str]] = list(_CHANNEL.items())
         if tls is None:
             self.channel = grpc.insecure_channel(address, options=options)
             return
         if tls.server_name:
-            options.append(("grpc.ssl_target_name_override", tls.server_name))  # type: ignore[arg-type]
+            options.append(("grpc.ssl_target_name_override", tls.server_name))
         credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
         self.channel = grpc.secure_channel(address, credentials, options=options)
 
@@ -142,7 +142,7 @@ class Endpoint:
             made = self._made[method.path] = self.channel.unary_unary(
                 method.path,
                 request_serializer=method.question.SerializeToString,
-                response_deserializer=method.answer.FromString,  # type: ignore[arg-type]
+                response_deserializer=method.answer.FromString,
             )
         return cast("grpc.UnaryUnaryMultiCallable[Q, A]", made)
 
