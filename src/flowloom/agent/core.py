@@ -33,13 +33,12 @@ from flowloom.agent.events import (
     Written,
 )
 from flowloom.agent.faults import Faults
-from flowloom.agent.inlet import Inlet
+from flowloom.agent.inlet import READ, Inlet
 from flowloom.agent.installing import Installing
 from flowloom.agent.own import OwnRecords
 from flowloom.agent.ports import LocalPorts
 from flowloom.apps.punts import Answer, Ignored
 from flowloom.compiler.compiler import Compiler
-from flowloom.compiler.schema import KINDS
 from flowloom.compiler.unit import App
 from flowloom.compiler.view import View
 from flowloom.kernel.backoff import Backoff
@@ -58,9 +57,6 @@ from flowloom.southbound.switch import PacketIn
 MERGE_MAX: Final = 256
 """Records merged between two looks at the clock: about 2 ms."""
 
-
-READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
-"""The kinds of record that something here reads, by name."""
 
 NOTES_MAX: Final = 1000
 """Sentences about records that packet answers could not use; each is logged once."""
