@@ -21,6 +21,7 @@ from oslo_log import log
 from flowloom.neutron import engine
 from flowloom.neutron.capture import Capture
 from flowloom.neutron.config import NETWORK_TYPES, settings
+from flowloom.neutron.plugged import QosDriver, TrunkDriver
 from flowloom.neutron.sessions import NeutronSessions
 from flowloom.neutron.worker import DrainWorker
 from neutron import policy
@@ -55,6 +56,9 @@ NO_SUCH_SEGMENTS = frozenset({"multi-provider", "qinq", "vlan-transparent"})
 UNSUPPORTED_EXTENSIONS = NO_AGENTS | NO_ZONES | NO_GROUPS | NO_HARDWARE | NO_SUCH_SEGMENTS
 """What ML2 announces by itself and nothing behind this driver does yet: what is announced works."""
 
+UNWIRED_EXTENSIONS = NO_AGENTS | NO_ZONES | NO_GROUPS | {"multi-provider"}
+"""Of these, what reaches the store all the same: announced where an operator asks for it."""
+
 engine.prepare_sessions()  # Before Neutron's first session, which it opens while it initialises its type drivers.
 
 
@@ -64,6 +68,9 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
     def initialize(self) -> None:
         """Start to capture.  No connection and no thread is made here: API workers may still be forked."""
         found = settings()
+        self._unsupported = UNSUPPORTED_EXTENSIONS - (UNWIRED_EXTENSIONS if found.announce_unwired else set())
+        self.trunk = TrunkDriver(found.announce_unwired)
+        self.qos = QosDriver(found.announce_unwired)
         self.worker = DrainWorker(found, NeutronSessions())
         self.capture = Capture(self.worker.wake, found.strict_capture)
         self.capture.listen()
@@ -76,7 +83,7 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         return str(portbindings.CONNECTIVITY_L2)
 
     def supported_extensions(self, extensions: set[str]) -> set[str]:
-        return extensions - UNSUPPORTED_EXTENSIONS
+        return extensions - self._unsupported
 
     def create_network_precommit(self, context: Any) -> None:
         for segment in context.network_segments:
