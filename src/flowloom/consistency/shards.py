@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from flowloom.consistency.lease import MARGIN
+from flowloom.consistency.lease import LEASE_SECONDS_MAX, MARGIN
 from flowloom.consistency.marks import SHARDS
 from flowloom.consistency.table import Holder, Lease, LeaseTable
 from flowloom.kernel.clock import Clock
@@ -59,7 +59,8 @@ class Shares:
             self._held = {lease.name: lease for lease in renewed}
         self._take(MEMBER_PREFIX + self._owner)
         holders = {holder.name: holder for holder in self._table.holders("recovery:")}
-        living = {name: holder for name, holder in holders.items() if holder.seconds_left > 0}
+        # What claims to last longer than any lease may was taken before the database's clock went back.
+        living = {name: holder for name, holder in holders.items() if 0 < holder.seconds_left <= LEASE_SECONDS_MAX}
         members = sorted(
             {holder.owner for name, holder in living.items() if name.startswith(MEMBER_PREFIX)} | {self._owner}
         )
