@@ -32,14 +32,17 @@ from flowloom.testing.consistency_simulator_actors import (
     AgentProcess,
     FollowerLike,
     NeutronProcess,
+    Operator,
     Process,
     RecoveryProcess,
     drain_as_the_worker_does,
     next_text,
+    recover,
     recover_by_draining,
     wake_the_worker,
 )
 from flowloom.testing.consistency_simulator_ports import (
+    LOSSES,
     NO_FAULTS,
     Environment,
     Faults,
@@ -58,8 +61,8 @@ SETTLE_SECONDS: Final = 400.0
 
 WORK_SECONDS_MAX: Final = 120.0
 
-LOSSES: Final = ("wipe", "restore", "tamper", "bypass")
-"""Faults that only a comparison of the copies can mend."""
+
+JUNK: Final = b'{"schema":1,"kind":"port","id":"junk","version":1}'
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,17 @@ class Parts:
     neutron_transaction: Callable[[Transaction, SqlModel], NeutronTransaction] = NeutronTransaction
     committed: Callable[[NeutronProcess, Iterable[Ref]], None] = wake_the_worker
     neutron_drain: Callable[[NeutronProcess], None] = drain_as_the_worker_does
-    recover: Callable[[RecoveryProcess], None] = recover_by_draining
+    recover: Callable[[RecoveryProcess], None] = recover
     follower: Callable[[Sequence[str], Random, FollowerSettings], FollowerLike] = Follower
     database: Callable[[Random], MemoryDatabase] = MemoryDatabase
-    without: tuple[str, ...] = LOSSES
+    without: tuple[str, ...] = ()
     whole_snapshot: bool = True
 
 
 FLOWLOOM: Final = Parts()
+
+DRAIN_ALONE: Final = Parts(recover=recover_by_draining, without=LOSSES)
+"""What holds without any comparison."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class World:
         self.gap_seconds = random.choice((0.5, 2.0, 4.0))
         self.operations_left = random.randint(15, 50)
         self.refused = random.choice((0.0, 0.0, 0.03))
+        self.guard_objects = random.choice((1, 1000))
         faults = self.faults if self.faults is not None else draw_faults(random, self.parts.without)
         self.environment = Environment(random, faults, self.lease_seconds, self.trace)
         self.environment.crash = self._crash
@@ -138,8 +145,9 @@ class World:
         self.latencies: dict[str, float] = {}
         self._versions: dict[Ref, int] = {}
         self._acknowledged = 0
-        self._contents: dict[tuple[Ref, int], tuple[int, Content | None]] = {}
-        self._copies: list[Sequence[object]] = []
+        self._contents: dict[tuple[Ref, int], list[tuple[int, Content | None]]] = {}
+        self._copies: list[Sequence[Entry]] = []
+        self._strays: set[str] = set()
         self._make_objects()
         self._make_processes()
 
@@ -166,6 +174,8 @@ class World:
         self.recoveries = [RecoveryProcess(self, f"recovery{n}") for n in range(random.choice((1, 2)))]
         self.agents = [AgentProcess(self, f"agent{n}", (everything, one_project)[n]) for n in range(2)]
         self.processes: list[Process] = [*self.neutrons, *self.recoveries, *self.agents]
+        if self.guard_objects < 1000:
+            self.processes.append(Operator(self, "operator"))
         if random.random() < 0.3:
             self.latencies[random.choice(self.processes).name] = random.random() ** 2
         self.bus.subscribers = [agent.hear for agent in self.agents]
@@ -188,22 +198,30 @@ class World:
         self.violations.append(what)
 
     def _committed(self, one: Transaction) -> None:
-        objects = self.sql.table("objects")
-        for (table, key), row in one.written.items():
-            if table != "sync" or row is None:
+        """Note what Neutron holds of an object at each version: one content, unless it changes past the capture."""
+        objects, rows = self.sql.table("objects"), self.sql.table("sync")
+        for table, key in one.written:
+            row = rows.get(key) if table in ("objects", "sync") else None
+            if row is None:
                 continue
-            ref = Ref(row.kind, row.id)
-            content = objects.get(key)
-            self.environment.say(f"commits {ref} {row.version} ({row.synced_version}): {content and content.text}")
-            self._contents[ref, row.version] = (row.key, content)
+            ref, found = Ref(row.kind, row.id), (row.key, objects.get(key))
+            known = self._contents.setdefault((ref, row.version), [])
+            if found not in known:
+                known.append(found)
+                if self.trace is not None:
+                    self.environment.say(f"commits {ref.kind} {ref.id} version {row.version}: {found[1]}")
 
     def _wrote(self, write: Write) -> None:
         """What the store takes must be what Neutron committed at that version."""
+        if write.key in self._strays:
+            if write.value is not None:
+                self.violation(f"the store took a value of {write.key}, where Neutron never puts one")
+            return
         ref = self._ref_of_key.get(write.key)
         committed = None if ref is None else self._contents.get((ref, write.version))
-        if ref is None or committed is None:
+        if ref is None or not committed:
             self.violation(f"the store took version {write.version} of {write.key}, which Neutron never had")
-        elif write.value != self._value(ref, write.version, *committed):
+        elif all(write.value != self._value(ref, write.version, *found) for found in committed):
             self.violation(f"the store took a content of {write.key} that Neutron never had at version {write.version}")
 
     def _value(self, ref: Ref, version: int, key: int, content: Content | None) -> bytes | None:
@@ -230,7 +248,65 @@ class World:
         if chance() < faults.clock_jump:
             self._clock_offset += self.random.choice((3600.0, -3600.0))
             self.environment.say("the database's clock jumps")
+        if chance() < 0.2:
+            self._copies.append(self.database.copy())
+        if chance() < faults.wipe:
+            self.environment.say("the store is wiped")
+            self.database.wipe()
+            self._another_history()
+        if self._copies and chance() < faults.restore:
+            self.environment.say("the store is restored from an old copy")
+            self.database.restore(self.random.choice(self._copies))
+            self._another_history()
+        if chance() < faults.tamper:
+            self._tamper()
+        if chance() < faults.bypass:
+            self._bypass()
         self.scheduler.after(1.0, self._every_second)
+
+    def _another_history(self) -> None:
+        self.histories += 1
+        self.ledger.another_history()
+
+    def _tamper(self) -> None:
+        """Somebody uses the store's own client."""
+        random = self.random
+        ref = random.choice(self.refs)
+        key = self.keys[ref]
+        held = {entry.key: entry for entry in self.database.entries()}
+        found = held.get(key)
+        entry: Entry | None
+        match random.randrange(6):
+            case 0:
+                ref = Ref("port", f"orphan{random.randrange(3)}")
+                key = key_of(DEPLOYMENT, *self.places[self.refs[0]], ref.kind, ref.id)
+                self._ref_of_key[key], self.keys[ref] = ref, key
+                entry = Entry(key, held[key].version + 1 if key in held else random.randint(1, 5), JUNK)
+            case 1 if ref.kind in KINDS:
+                key = key_of(DEPLOYMENT, self.places[ref][0], "elsewhere", ref.kind, ref.id)
+                self._strays.add(key)
+                entry = Entry(key, held[key].version + 1 if key in held else random.randint(1, 5), JUNK)
+            case 2:
+                entry = None
+            case 3 if found is not None:
+                entry = found._replace(value=JUNK if found.value != JUNK else None)
+            case 4 if found is not None:
+                entry = found._replace(version=found.version + random.randint(1, 9), value=random.choice((JUNK, None)))
+            case 5 if found is not None and found.version > 1:
+                entry = found._replace(version=found.version - 1, value=JUNK)
+            case _:
+                return
+        self.environment.say(f"somebody tampers with {key}: {entry}")
+        self.tampered.add(key)
+        self.ledger.newest_told.pop(key, None)
+        self.database.tamper(key, entry, seen=random.random() < 0.5)
+
+    def _bypass(self) -> None:
+        """Somebody changes an object of Neutron's past the capture: by hand, or in a way that nobody knows of."""
+        ref = self.random.choice(self.refs)
+        content = self.next_content(ref, self.sql.table("objects").get(ref))
+        self.environment.say(f"{ref.kind} {ref.id} changes past the capture: {content}")
+        self.sql.force("objects", ref, content)
 
     def _outage(self, seconds: float) -> None:
         if not self.database.available:
@@ -302,7 +378,11 @@ class World:
         found = [said for ref in self.sql.table("objects") if (said := self._without_row(ref))]
         found += [said for ref in self.sql.table("sync") if (said := self._of_row(ref, held))]
         rows = self.sql.table("sync")
-        found += [f"orphan in the store: {key}" for key in held if self._ref_of_key.get(key) not in rows]
+        found += [
+            f"orphan in the store: {entry}"
+            for key, entry in held.items()
+            if entry.value is not None and self._ref_of_key.get(key) not in rows
+        ]
         found += [
             f"an acknowledged change is lost: {ref} {version}"
             for ref, version in self._versions.items()

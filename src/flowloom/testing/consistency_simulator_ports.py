@@ -81,6 +81,9 @@ WORST: Final = Faults(
 
 NO_FAULTS: Final = Faults()
 
+LOSSES: Final = ("wipe", "restore", "tamper", "bypass")
+"""Faults that only a comparison of the copies can mend; it takes its time, so they are rarer."""
+
 
 def draw_faults(random: Random, without: Sequence[str] = ()) -> Faults:
     """Some of the faults, each at a rate of its own; now and then none at all."""
@@ -88,7 +91,7 @@ def draw_faults(random: Random, without: Sequence[str] = ()) -> Faults:
     drawn = {
         field.name: getattr(WORST, field.name) * random.random()
         for field in fields(Faults)
-        if random.random() < share and field.name not in without
+        if random.random() < share * (0.3 if field.name in LOSSES else 1.0) and field.name not in without
     }
     return replace(NO_FAULTS, **drawn)
 

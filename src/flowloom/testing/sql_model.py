@@ -59,7 +59,6 @@ class SyncRow(NamedTuple):
     """`table.Row` as it is stored.
 
     dirty_since: database time of the oldest change that the store lacks; 0: none.
-    captured: the content at which the capture last saw the object.
     """
 
     key: int
@@ -75,7 +74,6 @@ class SyncRow(NamedTuple):
     attempts: int
     last_error: str
     dirty_since: float
-    captured: Content | None
 
 
 class LeaseRow(NamedTuple):
@@ -194,6 +192,12 @@ class SqlModel:
         self.state = Snapshot(number, tables)
         if self.committed is not None:
             self.committed(one)
+
+    def force(self, table: str, key: Hashable, row: Any) -> None:
+        """Write a row (None: remove it) at once, past every transaction that is open."""
+        one = Transaction(self)
+        one.written[table, key] = row
+        self.apply(one)
 
     def changed_at(self, key: Key) -> int:
         """The number of the commit that last wrote this row."""
@@ -365,10 +369,6 @@ class NeutronTransaction:
         """Once an object and transaction; again when it came or went, or when a savepoint may take the bump back."""
         deleted = content is None
         if any(bumped.get(ref) is deleted for bumped in self._bumped):
-            # The version is right; what the capture has seen is part of the model only.
-            row = self._transaction.newest("sync", ref)
-            if row is not None:
-                self._transaction.written["sync", ref] = row._replace(captured=content)
             return
         self._bumped[-1][ref] = deleted
         self.refs.add(ref)
@@ -381,11 +381,10 @@ class NeutronTransaction:
                 version=row.version + 1,
                 deleted=content is None,
                 dirty_since=row.dirty_since or now,
-                captured=content,
             )
         if content is None:
             return None  # It never had a record.
-        return new_row(self._database, ref, content.project_id, content.scope, now, content)
+        return new_row(self._database, ref, content.project_id, content.scope, now)
 
 
 def _to(_row: Any, content: Any) -> Any:
@@ -393,22 +392,21 @@ def _to(_row: Any, content: Any) -> Any:
 
 
 def new_row(
-    database: SqlModel, ref: Ref, project_id: str, scope: str, now: float, content: Content | None, version: int = 1
+    database: SqlModel, ref: Ref, project_id: str, scope: str, now: float, version: int = 1, deleted: bool = False
 ) -> SyncRow:
     """The first row of an object."""
     return SyncRow(
-        database.next_number(),
-        ref.kind,
-        ref.id,
-        project_id,
-        scope,
-        version,
-        0,
-        content is None,
-        0,
-        shard_of(ref.kind, ref.id),
-        0,
-        "",
-        now,
-        content,
+        key=database.next_number(),
+        kind=ref.kind,
+        id=ref.id,
+        project_id=project_id,
+        scope=scope,
+        version=version,
+        synced_version=0,
+        deleted=deleted,
+        mark=0,
+        shard=shard_of(ref.kind, ref.id),
+        attempts=0,
+        last_error="",
+        dirty_since=now,
     )

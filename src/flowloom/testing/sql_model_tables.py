@@ -112,7 +112,7 @@ class ModelTables:
         def read(one: Transaction) -> dict[int, ShardSum]:
             found: dict[int, ShardSum] = {}
             for row in one.rows("select sums", "sync").values():
-                if row.synced_version > 0:
+                if row.mark > 0:
                     objects, total = found.get(row.shard, (0, 0))
                     found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
             return found
@@ -130,12 +130,13 @@ class ModelTables:
     def adopt(self, limit: int) -> list[Ref]:
         def write(one: Transaction) -> list[Ref]:
             objects, rows = one.rows("select objects", "objects"), one.rows("select rows", "sync")
-            found = [ref for ref, row in objects.items() if ref not in rows or rows[ref].captured != row]
+            found = [ref for ref in objects if ref not in rows or rows[ref].deleted]
             found += [ref for ref, row in rows.items() if ref not in objects and not row.deleted]
-            chosen = sorted(found)[:limit]
-            for ref in chosen:
-                one.update("adopt", "sync", ref, self._adopted, Ref(*ref), objects.get(ref))
-            return [Ref(*ref) for ref in chosen]
+            return [
+                Ref(*ref)
+                for ref in sorted(found)[:limit]
+                if one.update("adopt", "sync", ref, self._adopted, Ref(*ref), rows.get(ref), objects.get(ref))
+            ]
 
         return self._in_transaction(write)
 
@@ -160,10 +161,10 @@ class ModelTables:
             if seen is None:
                 fresh = LeaseRow(owner, 1, now + seconds, 0)
                 return one.update("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
-            if seen.owner and now <= seen.until <= now + LEASE_SECONDS_MAX:
+            if not _free(seen, now):
                 return one.update("leave word", "lease", name, self._asked, seen), None
-            taken = seen._replace(owner=owner, fence=seen.fence + 1, until=now + seconds, asked=0)
-            return one.update("take lease", "lease", name, _swapped, seen, taken), Lease(name, owner, taken.fence)
+            won = one.update("take lease", "lease", name, self._taken, seen, owner, seconds)
+            return won, Lease(name, owner, seen.fence + 1)
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         def write(one: Transaction) -> list[Lease]:
@@ -174,13 +175,18 @@ class ModelTables:
         return self._in_transaction(write)
 
     def release(self, lease: Lease) -> Lease | None:
-        def write(one: Transaction) -> Lease | None:
-            if one.update("release", "lease", lease.name, self._released, lease):
-                return None
-            found = one.newest("lease", lease.name)
-            return Lease(lease.name, lease.owner, lease.fence, found.asked) if _same(found, lease) else None
+        def write(one: Transaction) -> bool:
+            return one.update("release", "lease", lease.name, self._released, lease)
 
-        return self._in_transaction(write)
+        def read(one: Transaction) -> LeaseRow | None:
+            return one.rows("select asked", "lease").get(lease.name)
+
+        if self._in_transaction(write):
+            return None
+        found = self._in_transaction(read)
+        if found is None or not _same(found, lease):
+            return None
+        return Lease(lease.name, lease.owner, lease.fence, found.asked)
 
     def holders(self, prefix: str) -> list[Holder]:
         def read(one: Transaction) -> list[Holder]:
@@ -243,32 +249,39 @@ class ModelTables:
     # What statements do to a row: None where their WHERE does not match.  Methods, for broken models to replace. --
 
     def _acknowledged(self, row: SyncRow | None, done: Acknowledged) -> SyncRow | None:
-        if row is None or row.synced_version >= done.version:
+        if row is None or not row.synced_version < done.version <= row.version:
             return None
-        since = 0.0 if done.version >= row.version else row.dirty_since
+        since = 0.0 if done.version == row.version else row.dirty_since
         return row._replace(synced_version=done.version, mark=done.mark, attempts=0, last_error="", dirty_since=since)
 
     def _reopened(self, row: SyncRow | None, wanted: Reopen) -> SyncRow:
         now = self.database.now()
         if row is None:
             ref, project, scope = wanted.ref, wanted.project_id, wanted.scope
-            return new_row(self.database, ref, project, scope, now, None, version=wanted.above + 1)
+            above = max(0, wanted.above)
+            return new_row(self.database, ref, project, scope, now, version=above + 1, deleted=True)
         version = max(row.version, wanted.above + 1)
         return row._replace(version=version, synced_version=0, mark=0, dirty_since=row.dirty_since or now)
 
-    def _adopted(self, row: SyncRow | None, ref: Ref, content: Content | None) -> SyncRow:
+    def _adopted(self, row: SyncRow | None, ref: Ref, seen: SyncRow | None, content: Content | None) -> SyncRow | None:
         now = self.database.now()
         if row is None:
-            assert content is not None
-            return new_row(self.database, ref, content.project_id, content.scope, now, content)
-        since = row.dirty_since or now
-        return row._replace(version=row.version + 1, deleted=content is None, dirty_since=since, captured=content)
+            return None if content is None else new_row(self.database, ref, content.project_id, content.scope, now)
+        if seen is None or row.version != seen.version:
+            return None
+        return row._replace(version=row.version + 1, deleted=content is None, dirty_since=row.dirty_since or now)
 
     def _fenced(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
         return row._replace(fenced=row.fenced + 1) if row is not None and _same(row, lease) else None
 
     def _asked(self, row: LeaseRow | None, seen: LeaseRow) -> LeaseRow | None:
         return row._replace(asked=row.asked + 1) if row is not None and _same(row, seen) else None
+
+    def _taken(self, row: LeaseRow | None, seen: LeaseRow, owner: str, seconds: float) -> LeaseRow | None:
+        now = self.database.now()
+        if row is None or not _same(row, seen) or not _free(row, now):
+            return None
+        return row._replace(owner=owner, fence=seen.fence + 1, until=now + seconds, asked=0)
 
     def _released(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
         if row is None or not _same(row, lease) or row.asked != lease.asked:
@@ -314,12 +327,12 @@ def _same(row: LeaseRow | None, holder: LeaseRow | Lease) -> bool:
     return row is not None and row.fence == holder.fence and row.owner == holder.owner
 
 
+def _free(row: LeaseRow, now: float) -> bool:
+    return not row.owner or row.until <= now or row.until > now + LEASE_SECONDS_MAX
+
+
 def _inserted(row: Any, fresh: Any) -> Any:
     return fresh if row is None else None
-
-
-def _swapped(row: Any, seen: Any, wanted: Any) -> Any:
-    return wanted if row == seen else None
 
 
 def _renewed(row: LeaseRow | None, lease: Lease, until: float) -> LeaseRow | None:
@@ -331,7 +344,7 @@ def _held_guard(row: GuardEntry | None, guard: GuardEntry) -> GuardEntry | None:
 
 
 def _approved(row: GuardEntry | None, by: str) -> GuardEntry | None:
-    return None if row is None else row._replace(approved_by=by)
+    return None if row is None else row._replace(approved_by=row.approved_by or by)
 
 
 def _noted(row: SyncRow | None, version: int | None, why: str) -> SyncRow | None:
@@ -341,7 +354,7 @@ def _noted(row: SyncRow | None, version: int | None, why: str) -> SyncRow | None
 
 
 def _row(row: SyncRow) -> Row:
-    return Row(*row[:12])
+    return Row(*row[:-1])
 
 
 def _facts(one: Transaction, rows: Iterable[SyncRow]) -> list[Fact]:
