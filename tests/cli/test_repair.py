@@ -127,6 +127,20 @@ def test_what_could_not_be_repaired_is_1(file: Path, recovery: Recovery) -> None
     assert json.loads(ended.stdout)["repaired"] == 1
 
 
+def test_what_somebody_else_repaired_meanwhile_is_0(file: Path, recovery: Recovery) -> None:
+    recovery.jobs = [DONE | {"repaired": 1, "equal": 1}]
+    ended = flowloom(file, "repair")
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (
+        0,
+        "2 differences found, 1 repaired, 1 by others meanwhile",
+    )
+
+
+@pytest.mark.parametrize("words", [("audit", "--limit", "0"), ("drift", "--limit", "1001"), ("audit", "--limit", "x")])
+def test_limit_that_is_too_much_or_none_is_2(file: Path, words: tuple[str, ...]) -> None:
+    assert flowloom(file, *words).returncode == 2
+
+
 def test_wrong_rate_is_2(file: Path) -> None:
     ended = flowloom(file, "repair", "--rate", "0")
     assert (ended.returncode, ended.stderr) == (2, "flowloom: --rate: 0 is not a number of objects a second above 0\n")

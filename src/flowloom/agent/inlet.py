@@ -7,7 +7,7 @@ from typing import Final
 
 from flowloom.compiler.schema import KINDS
 from flowloom.model.keys import NO_PROJECT, scope_prefix
-from flowloom.model.records import NORTHBOUND, PortStatus, Record
+from flowloom.model.records import PortStatus, Record
 from flowloom.northbound.store import Entry
 from flowloom.northbound.topology import Change, entries_to_changes
 
@@ -16,9 +16,6 @@ BAD_MAX: Final = 1000
 
 READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
 """The kinds of record that something here reads, by name."""
-
-_UNREAD: Final = frozenset(kind.kind for kind in NORTHBOUND) - READ.keys()
-"""Those that are stored, and that no app of this release looks at."""
 
 _STATUS: Final = f"/{PortStatus.kind}/"
 
@@ -38,10 +35,10 @@ class Inlet:
     def changes(self, entries: Iterable[Entry]) -> Sequence[Change]:
         """What concerns this node, in order.
 
-        Kinds that no app looks at are passed over unread, and so are port statuses of other chassis: there are as
+        Port statuses of other chassis are passed over unread: nobody here asks for them, and there are as
         many as ports.  A record that became unreadable is left as it was known.
         """
-        kept = [entry for entry in entries if not self.passes_over(entry.key) and _kind(entry.key) not in _UNREAD]
+        kept = [entry for entry in entries if not self.passes_over(entry.key)]
         changes, unreadable = entries_to_changes(kept)
         if self.bad:
             for entry in kept:
@@ -51,8 +48,3 @@ class Inlet:
             if len(self.bad) < BAD_MAX:
                 self.bad[key] = why
         return changes
-
-
-def _kind(key: str) -> str:
-    """The last but one part of a key."""
-    return key.rpartition("/")[0].rpartition("/")[2]

@@ -133,7 +133,7 @@ def code_of(job: Job, dry_run: bool) -> int:
     if job.state != "done":
         return NOT_SO
     found = sum(job.found.values())
-    return OK if not found or (job.repaired >= found and not dry_run) else NOT_SO
+    return OK if not found or (job.repaired + job.equal >= found and not dry_run) else NOT_SO
 
 
 def show(job: Job, dry_run: bool) -> str:
@@ -165,6 +165,7 @@ def _sentence(job: Job, dry_run: bool) -> str:
         case "done" if dry_run:
             return f"{count(found, 'difference')} found; a dry run: nothing was changed{why}"
         case "done":
-            return f"{count(found, 'difference')} found, {job.repaired} repaired{why}"
+            others = f", {job.equal} by others meanwhile" if job.equal else ""
+            return f"{count(found, 'difference')} found, {job.repaired} repaired{others}{why}"
         case other:
             return f"the recovery process says {clean(other)!r}{why}"

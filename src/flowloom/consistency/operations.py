@@ -33,7 +33,7 @@ from flowloom.consistency.repair import Repairer
 from flowloom.consistency.table import AuditTable, LeaseTable, Ref, SyncTable
 from flowloom.kernel.clock import Clock
 from flowloom.kernel.errors import FlowloomError, Rejected, Unavailable
-from flowloom.model.keys import deployment_prefix
+from flowloom.model.keys import deployment_prefix, key_of
 from flowloom.model.records import NORTHBOUND
 
 LOG = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Job:
 
     state: running, done, held (by `guard`: approve it, ask again) or failed (`why`).
     done, total: objects looked at, of those that differ.  found: by kind.
+    repaired: by this job.  equal: repaired by somebody else meanwhile.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Job:
     done: int = 0
     total: int = 0
     repaired: int = 0
+    equal: int = 0
     guard: str = ""
     why: str = ""
     found: Counter[str] = field(default_factory=Counter)
@@ -199,6 +201,7 @@ class Operations:
             "seconds_left": left,
             "found": dict(job.found),
             "repaired": job.repaired,
+            "equal": job.equal,
             "guard": job.guard,
             "why": job.why,
             "sample": [_plain(each) for each in job.sample],
@@ -283,6 +286,7 @@ class Operations:
         chosen = [job.queue.popleft() for _ in range(n)]
         done = self._repairer.repair(chosen, (), job.guard, job.by)
         job.repaired += len(done.repaired)
+        job.equal += len(done.equal)
         job.done += len(chosen) - len(done.again)
         if done.again:
             job.tries += 1
@@ -305,7 +309,8 @@ class Operations:
             found.append(Suspect(fact.row.ref, fact.row.project_id, key, Kind.DIFFERENT, fact.row, None, "asked for"))
         if not found:
             versions = self._northbound.store().versions(deployment_prefix(self._options.deployment)).versions
-            for key in (key for key in versions if key.endswith(f"/{wanted}")):
+            end = "/" + key_of("-", "-", "-", "-", wanted).split("/", 5)[5]
+            for key in (key for key in versions if key.endswith(end) and key.count("/") == 5):
                 found.append(Suspect(ref_of(key), project_of(key), key, Kind.ORPHAN, None, None, "asked for"))
         return found
 
