@@ -141,3 +141,8 @@ class Shares:
 
 def _group_name(group: int) -> str:
     return f"{GROUP_PREFIX}{group}"
+
+
+def _lives(holder: Holder) -> bool:
+    """Whether the lease runs.  One that claims to last too long was written under a clock that has jumped since."""
+    return 0 < holder.seconds_left <= LEASE_SECONDS_MAX
