@@ -115,11 +115,30 @@ def test_a_control_socket_answers_each_line_and_survives_nonsense(tmp_path: Path
             {"error": "bad: no"},
             {"you": {"a": 1}},
         ]
-        with pytest.raises(Misconfigured, match="another process"):
-            ControlSocket(str(path), answer)
     finally:
         control.close()
     assert not path.exists()
+
+
+def test_of_several_recovery_processes_one_answers_at_the_shared_path_and_another_takes_it_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = ControlSocket(str(path), lambda question: {"i am": "first"})
+    second = ControlSocket(str(path), lambda question: {"i am": "second"})
+    try:
+        assert ask(path, b"{}\n") == [{"i am": "first"}]
+        assert second.path != str(path) and ask(Path(second.path), b"{}\n") == [{"i am": "second"}]
+        assert first.claim() and not second.claim()
+        first.close()
+        assert second.claim() and second.path == str(path)
+        assert ask(path, b"{}\n") == [{"i am": "second"}]
+        assert [each.name for each in tmp_path.iterdir() if each.is_socket()] == ["s"]
+    finally:
+        second.close()
+
+
+def test_a_control_socket_that_cannot_be_made_is_misconfigured(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"cannot lock .*nowhere"):
+        ControlSocket(str(tmp_path / "nowhere" / "s"), lambda question: {})
 
 
 def test_a_control_socket_takes_the_place_of_a_dead_process(tmp_path: Path) -> None:

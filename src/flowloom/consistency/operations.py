@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -29,8 +29,8 @@ from flowloom.consistency.drain import Drain, Northbound
 from flowloom.consistency.guard import Finding, Guard, family_of
 from flowloom.consistency.options import Options
 from flowloom.consistency.pace import Pace
-from flowloom.consistency.repair import Repairer
-from flowloom.consistency.table import AuditTable, LeaseTable, Ref, SyncTable
+from flowloom.consistency.repair import BEFORE, Repairer
+from flowloom.consistency.table import AuditEntry, AuditTable, LeaseTable, Ref, SyncTable
 from flowloom.kernel.clock import Clock
 from flowloom.kernel.errors import FlowloomError, Rejected, Unavailable
 from flowloom.model.keys import deployment_prefix, key_of
@@ -207,21 +207,21 @@ class Operations:
             "sample": [_plain(each) for each in job.sample],
         }
 
-    def _entries(self, question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    def _entries(self, question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Audit entries, the newest first; what was written before a repair only where nothing came after it."""
         project, wanted = question.get("project"), question.get("object")
         limit = _limit(question)
         if wanted is None:
-            found = self._audit.recent(limit, None if project is None else str(project))
+            found = self._audit.recent(2 * limit, None if project is None else str(project))
         else:
             found = [
                 entry
                 for kind in NORTHBOUND
-                for entry in self._audit.recent(limit, None, Ref(kind.kind, str(wanted)))
+                for entry in self._audit.recent(2 * limit, None, Ref(kind.kind, str(wanted)))
                 if project is None or entry.project_id == project
             ]
-            found = sorted(found, key=lambda entry: entry.at, reverse=True)[:limit]
-        return [entry._asdict() for entry in found]
+            found = sorted(found, key=lambda entry: entry.at, reverse=True)
+        return [entry._asdict() for entry in _finished(found)][:limit]
 
     # --- work --------------------------------------------------------------------------------
 
@@ -313,6 +313,20 @@ class Operations:
             for key in (key for key in versions if key.endswith(end) and key.count("/") == 5):
                 found.append(Suspect(ref_of(key), project_of(key), key, Kind.ORPHAN, None, None, "asked for"))
         return found
+
+
+def _finished(entries: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
+    """Without what was written before a repair whose end is there too.  The newest come first."""
+    ends: Counter[tuple[object, ...]] = Counter()
+    for entry in entries:
+        repair = (entry.kind, entry.ref, entry.comparison, entry.neutron_version, entry.store_version, entry.by)
+        if entry.done != BEFORE:
+            ends[repair] += 1
+            yield entry
+        elif ends[repair]:
+            ends[repair] -= 1
+        else:
+            yield entry
 
 
 def _suspect(each: Difference) -> Suspect:

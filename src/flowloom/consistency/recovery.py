@@ -53,6 +53,9 @@ JUDGED_SECONDS = 60.0
 FOLLOW_SECONDS = 0.5
 """How often a caller that does not wait for changes asks for them."""
 
+REREAD_SECONDS = 10.0
+"""What is read again without a suspicion is read in portions of so many seconds: a portion costs less than its parts."""
+
 UNWATCHED_SECONDS = 2.0
 """How often a store without a change feed is asked for its versions."""
 
@@ -130,7 +133,7 @@ class RecoveryCore:
         self._judged: dict[int, tuple[ShardSum, ShardSum, float]] = {}
         self._uncaptured: dict[str, Suspect] = {}
         self._pace = Pace(clock, options.repairs_per_second)
-        self._reread_pace = Pace(clock, options.reread_per_second)
+        self._reread_pace = Pace(clock, options.reread_per_second, REREAD_SECONDS)
         self._reread_round: Iterator[int] = iter(())
         self._reread_keys: list[str] = []
         self._reread_rows: list[Row] = []
@@ -390,19 +393,19 @@ class RecoveryCore:
 
     def _reread(self, store: Store) -> None:
         """A few keys of the store and a few rows of Neutron, shard after shard of the own ones."""
-        for _ in range(self._reread_pace.take(OBJECTS_PER_READ) and 1):
-            if not self._reread_keys and not self._reread_rows:
-                self._next_shard()
-            keys = self._reread_keys[:OBJECTS_PER_READ]
-            del self._reread_keys[:OBJECTS_PER_READ]
-            if keys:
-                self._ask(store, keys)
-            rows = self._reread_rows[:OBJECTS_PER_READ]
-            del self._reread_rows[:OBJECTS_PER_READ]
-            for suspect in changed_past_capture(self._table, self.options.deployment, rows, "retranslation"):
-                if len(self._uncaptured) < QUEUE_MAX:
-                    self._uncaptured[suspect.key] = suspect
-            self.counters.reread += len(keys) + len(rows)
+        portion = self._reread_pace.take_full(OBJECTS_PER_READ)
+        if not portion:
+            return
+        if not self._reread_keys and not self._reread_rows:
+            self._next_shard()
+        keys, rows = self._reread_keys[:portion], self._reread_rows[:portion]
+        del self._reread_keys[:portion], self._reread_rows[:portion]
+        if keys:
+            self._ask(store, keys)
+        for suspect in changed_past_capture(self._table, self.options.deployment, rows, "retranslation"):
+            if len(self._uncaptured) < QUEUE_MAX:
+                self._uncaptured[suspect.key] = suspect
+        self.counters.reread += len(keys) + len(rows)
 
     def _next_shard(self) -> None:
         owned = self.shares.owned()

@@ -163,11 +163,9 @@ class Repairer:
         said = []
         for each, entry in zip(found, entries, strict=True):
             fact = None if each.misplaced else facts.get(each.ref)
-            said.append(
-                _entry(
-                    each, -1 if entry is None else entry.version, _done(each, entry), _verified(fact, entry), by, guard
-                )
-            )
+            version, what, seen = -1 if entry is None else entry.version, _done(each, entry), _verified(fact, entry)
+            said.append(_entry(each, version, what, seen, by, guard))
+            LOG.info("Repaired %s %s, which was %s: %s; %s", each.ref.kind, each.ref.id, each.kind, what, seen)
         self._audit.append(said)
         done.audited += len(said)
 

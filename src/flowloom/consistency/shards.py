@@ -6,7 +6,10 @@ who holds more gives back, who holds less takes what is free.  Nobody tells anyb
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
 from flowloom.consistency.lease import LEASE_SECONDS_MAX, MARGIN
 from flowloom.consistency.marks import SHARDS
@@ -29,6 +32,30 @@ def fair_share(owner: str, members: list[str]) -> int:
     """How many groups `owner` may hold, one of `members`: as many as any other, or one more."""
     rank = sorted(members).index(owner)
     return GROUPS // len(members) + (1 if rank < GROUPS % len(members) else 0)
+
+
+class Member(NamedTuple):
+    """A living service.  shards: how many it holds.  seconds_left: of its lease as a member, by the database's clock."""
+
+    owner: str
+    shards: int
+    leader: bool
+    seconds_left: float
+
+
+def members_of(holders: Sequence[Holder]) -> list[Member]:
+    """The living services, out of all leases that begin with `recovery:`."""
+    living = [holder for holder in holders if holder.seconds_left > 0]
+    shards = Counter[str]()
+    for holder in living:
+        if holder.name.startswith(GROUP_PREFIX):
+            shards[holder.owner] += len(shards_of(int(holder.name.removeprefix(GROUP_PREFIX))))
+    leaders = {holder.owner for holder in living if holder.name == LEADER}
+    return [
+        Member(holder.owner, shards[holder.owner], holder.owner in leaders, holder.seconds_left)
+        for holder in living
+        if holder.name.startswith(MEMBER_PREFIX)
+    ]
 
 
 class Shares:
@@ -141,8 +168,3 @@ class Shares:
 
 def _group_name(group: int) -> str:
     return f"{GROUP_PREFIX}{group}"
-
-
-def _lives(holder: Holder) -> bool:
-    """Whether the lease runs.  One that claims to last too long was written under a clock that has jumped since."""
-    return 0 < holder.seconds_left <= LEASE_SECONDS_MAX
