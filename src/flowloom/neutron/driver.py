@@ -21,6 +21,7 @@ from oslo_log import log
 from flowloom.neutron import engine
 from flowloom.neutron.capture import Capture
 from flowloom.neutron.config import NETWORK_TYPES, settings
+from flowloom.neutron.metrics import serve_worker, worker_samples
 from flowloom.neutron.plugged import QosDriver, TrunkDriver
 from flowloom.neutron.sessions import NeutronSessions
 from flowloom.neutron.worker import DrainWorker
@@ -77,6 +78,7 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         registry.subscribe(self._refuse_network_types, resources.NETWORK, events.BEFORE_CREATE)
         registry.subscribe(self._without_security_groups, resources.PORT, events.BEFORE_CREATE)
         registry.subscribe(self._load_policies, resources.PROCESS, events.AFTER_INIT)
+        registry.subscribe(self._export, resources.PROCESS, events.AFTER_INIT)
 
     @property
     def connectivity(self) -> str:
@@ -124,6 +126,12 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         worker meets an enforcer without rules: 403 for an administrator (`neutron.policy.init`).
         """
         policy.init()
+
+    def _export(self, _resource: str, _event: str, _trigger: Any, payload: Any = None) -> None:
+        """Serve this API worker's numbers, after the fork."""
+        self.exported = serve_worker(
+            settings(), lambda: worker_samples(self.worker.counts, self.worker.waiting, self.capture)
+        )
 
     def _without_security_groups(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """ML2's bulk creation reads this attribute even where its extension is not announced (Neutron 29)."""

@@ -22,7 +22,6 @@ from random import Random
 from typing import Any
 
 from flowloom.consistency.chassis import Nodes
-from flowloom.consistency.counters import Counters
 from flowloom.consistency.drain import Northbound
 from flowloom.consistency.operations import Operations
 from flowloom.consistency.recovery import RecoveryCore
@@ -31,10 +30,12 @@ from flowloom.consistency.table import AuditTable, LeaseTable, SyncTable
 from flowloom.kernel.backoff import Backoff
 from flowloom.kernel.clock import Clock, SystemClock
 from flowloom.kernel.errors import FlowloomError, Misconfigured, Rejected, Unavailable
+from flowloom.metrics import Samples
 from flowloom.neutron import explain
 from flowloom.neutron.config import Settings, settings
 from flowloom.neutron.control import ControlSocket
 from flowloom.neutron.database import Database
+from flowloom.neutron.metrics import recovery_samples, serve_recovery
 
 LOG = logging.getLogger(__name__)
 
@@ -118,10 +119,9 @@ class Recovery:
             case _:
                 return self.operations.ask(question)
 
-    @property
-    def counters(self) -> Counters:
-        """What was counted, for metrics."""
-        return self.core.counters
+    def samples(self) -> Samples:
+        """The numbers for Prometheus."""
+        return recovery_samples(self._status(), self.core.counters, self._owner)
 
     # --- threads -----------------------------------------------------------------------------
 
@@ -305,9 +305,12 @@ def run_recovery(config_files: Sequence[str], stop: threading.Event) -> None:
     nodes = Hearing(database, northbound.bus, clock)
     recovery = Recovery(found, database, tables, northbound, stop, clock, owner, nodes)
     recovery.control = ControlSocket(found.control, recovery.answer) if found.control else None
+    exported = serve_recovery(found, recovery.samples)
     try:
         recovery.run()
     finally:
+        if exported is not None:
+            exported.close()
         if recovery.control is not None:
             recovery.control.close()
         nodes.close()

@@ -22,6 +22,7 @@ from flowloom.neutron.adoption import adoptable
 from flowloom.neutron.config import Settings
 from flowloom.neutron.database import Database
 from flowloom.neutron.link import NorthboundLink
+from flowloom.neutron.metrics import WorkerCounts
 from flowloom.neutron.tables import SqlLeaseTable, SqlSyncTable
 from flowloom.neutron.translate import facts
 
@@ -63,10 +64,17 @@ class DrainWorker:
         self._waiting: set[Ref] = set()
         self._all = False
         self._process = 0
+        self.counts = WorkerCounts()
+
+    @property
+    def waiting(self) -> int:
+        """Objects that the drain has not come to; beyond REFS_MAX nobody counts them."""
+        return REFS_MAX if self._all else len(self._waiting)
 
     def wake(self, refs: frozenset[Ref]) -> None:
         """Have these objects drained soon.  Never waits for the store."""
         with self._condition:
+            self.counts.captured += len(refs)
             self._remember(refs)
             if self._process != os.getpid():
                 self._process = os.getpid()
@@ -79,7 +87,7 @@ class DrainWorker:
         while True:
             refs = self._take()
             try:
-                drain.drain(refs=refs)
+                self.counts.count(drain.drain(refs=refs))
                 backoff.succeeded()
                 continue
             except FlowloomError as error:
@@ -88,6 +96,7 @@ class DrainWorker:
             except Exception:  # The outermost loop of this thread: it must not end.
                 delay = backoff.next_delay()
                 LOG.exception("Changes stay dirty, next attempt in %.1f s", delay)
+            self.counts.errors += 1
             self._put_back(refs)
             threading.Event().wait(delay)
 
