@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test neutron-own lint bench docs clean
 
 help: ## What there is to make
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: ## Install what is missing: Debian packages, a venv, pinned Python packages
 	@PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -28,6 +28,9 @@ lint: setup ## Layers, style, types, generated documentation
 
 docs: setup ## Write the generated documentation anew
 	@$(BIN)/python -m flowloom.pipeline.render > docs/pipeline.md
+
+neutron-own: setup ## Neutron's own unit tests with our driver in them (PAIR=1: and without; WRITE=1: write the list anew)
+	@PYTHONPATH=tests/neutron_own $(BIN)/python -m own.run --processes $(JOBS) $(if $(PAIR),--pair) $(if $(WRITE),--write) $(if $(ONLY),--only '$(ONLY)')
 
 bench: setup ## Measure; prints a table and writes build/bench.json
 	@mkdir -p build && $(BIN)/python bench/run.py --out build/bench.json
