@@ -116,7 +116,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = random = Random(self.seed)
-        self.lease_seconds = random.choice((3.0, 15.0))
+        self.lease_seconds = random.choice((6.0, 15.0))
         self.batch = random.choice((1, 2, 200))
         self.gap_seconds = random.choice((0.5, 2.0, 4.0))
         self.operations_left = random.randint(15, 50)
@@ -417,6 +417,10 @@ class World:
 
 
 def _replica_differences(agent: AgentProcess, live: dict[str, Entry]) -> list[str]:
+    if getattr(agent.follower, "suspect_empty", False) and not any(
+        key.startswith(tuple(agent.prefixes)) for key in live
+    ):
+        return []  # It keeps what it has until a store of another epoch holds something.
     wanted = {key: entry for key, entry in live.items() if key.startswith(tuple(agent.prefixes))}
     return [
         f"{agent.name} has {agent.values.get(key)}, the store {wanted.get(key)}"

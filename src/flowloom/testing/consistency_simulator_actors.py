@@ -29,7 +29,7 @@ DEPLOYMENT: Final = "sim"
 API_RETRIES: Final = 10
 """Neutron's own: it begins an API operation again after a deadlock."""
 
-TICK_SECONDS: Final = 0.5
+TICK_SECONDS: Final = 1.0
 
 
 class FollowerLike(Protocol):
@@ -252,6 +252,7 @@ def recover(process: RecoveryProcess) -> None:
         compare_seconds=2.0,
         versions_seconds=20.0,
         adopt_seconds=10.0,
+        reread_per_second=400.0,
         guard_objects=world.guard_objects,
     )
     core = RecoveryCore(

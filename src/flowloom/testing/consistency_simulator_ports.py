@@ -59,7 +59,7 @@ class Faults:
 WORST: Final = Faults(
     slow=0.5,
     pause=0.01,
-    crash=0.02,
+    crash=0.01,
     sql_lost=0.05,
     store_lost=0.2,
     store_unanswered=0.2,
@@ -103,7 +103,7 @@ class Environment:
     """
 
     def __init__(self, random: Random, faults: Faults, lease_seconds: float, trace: list[str] | None) -> None:
-        self.scheduler = Scheduler(random)
+        self.scheduler = Scheduler(random, random.choice((2.0, 5.0, 20.0)))
         self.random = random
         self.chance = random.random
         self.trace = trace

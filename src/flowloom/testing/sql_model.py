@@ -135,6 +135,14 @@ class SqlModel:
         """What is committed, for tests: look, do not change."""
         return self.state.tables[name]
 
+    def execute(self, what: str, table: str, key: Hashable, change: Callable[..., Any], *arguments: Any) -> bool:
+        """`Transaction.update` as a transaction of its own, which holds its lock for no step."""
+        one = Transaction(self)
+        with one:
+            matched = one.update(what, table, key, change, *arguments)
+            one.at_once = True
+        return matched
+
     def next_number(self) -> int:
         """Of an autoincrement column: a number that is taken stays taken, whatever becomes of the transaction."""
         self._numbers += 1
@@ -160,8 +168,9 @@ class SqlModel:
             one.waits_for = None
             if self.scheduler.now - before >= LOCK_WAIT_SECONDS:
                 raise Deadlock(f"lock wait timeout on {key}")
-        self._locks[key] = one
-        one.locked.append(key)
+        if holder is None:
+            self._locks[key] = one
+            one.locked.append(key)
 
     def unlock(self, one: Transaction) -> None:
         """Give all its locks back and wake who waits for them."""
@@ -215,6 +224,7 @@ class Transaction:
         self.waits_for: Transaction | None = None
         self._database = database
         self._snapshot: Snapshot | None = None
+        self.at_once = False
         self._ended = False
 
     def __enter__(self) -> Transaction:
@@ -247,9 +257,11 @@ class Transaction:
         """UPDATE or upsert of one row: `change(row, *arguments)` gets the newest (None: none) and gives what is to be.
 
         It gives None when the row does not match; then nothing changes, and the answer is False.
+        what: names the statement; "": a further row of the one before.
         """
         database = self._database
-        database.step(what)
+        if what:
+            database.step(what)
         if database.conflicts is Conflicts.LOCKING:
             database.lock((table, key), self)
         row = self.newest(table, key)
@@ -281,7 +293,8 @@ class Transaction:
         if self._ended:
             return
         if self.written:
-            database.step("commit")
+            if not self.at_once:
+                database.step("commit")
             database.apply(self)
         self._ended = True
         database.unlock(self)
@@ -346,11 +359,12 @@ class NeutronTransaction:
     def write(self, ref: Ref, content: Content | None) -> None:
         """Create or change (None: delete) an object."""
         one = self._transaction
+        came = self.get(ref) is None
         if content is None:
             one.delete("delete object", "objects", ref)
         else:
             one.update("update object", "objects", ref, _to, content)
-        self._bump(ref, content)
+        self._bump(ref, content, came)
 
     @contextmanager
     def nested(self) -> Iterator[None]:
@@ -365,18 +379,20 @@ class NeutronTransaction:
         finally:
             self._bumped.pop()
 
-    def _bump(self, ref: Ref, content: Content | None) -> None:
+    def _bump(self, ref: Ref, content: Content | None, came: bool) -> None:
         """Once an object and transaction; again when it came or went, or when a savepoint may take the bump back."""
         deleted = content is None
         if any(bumped.get(ref) is deleted for bumped in self._bumped):
             return
         self._bumped[-1][ref] = deleted
         self.refs.add(ref)
-        self._transaction.update("bump", "sync", ref, self._bump_row, ref, content)
+        self._transaction.update("bump", "sync", ref, self._bump_row, ref, content, came)
 
-    def _bump_row(self, row: SyncRow | None, ref: Ref, content: Content | None) -> SyncRow | None:
+    def _bump_row(self, row: SyncRow | None, ref: Ref, content: Content | None, came: bool) -> SyncRow | None:
         now = self._database.now()
         if row is not None:
+            if came and content is not None:  # It may lie elsewhere than its predecessor of the same name.
+                row = row._replace(project_id=content.project_id, scope=content.scope)
             return row._replace(
                 version=row.version + 1,
                 deleted=content is None,

@@ -102,7 +102,7 @@ class ModelTables:
             # The lease's row is changed, so that a take-over elsewhere and this transaction exclude each other.
             if not one.update("compare fence", "lease", lease.name, self._fenced, lease):
                 return False
-            for each in sorted(wanted):
+            for each in {each.ref: each for each in sorted(wanted)}.values():
                 one.update("reopen", "sync", each.ref, self._reopened, each)
             return True
 
@@ -156,34 +156,36 @@ class ModelTables:
         """Whether this attempt decided it, and what it gave."""
         with self.database.transaction() as one:
             seen: LeaseRow | None = one.rows("select lease", "lease").get(name)
-        now = self.database.now()
-        with self.database.transaction() as one:
-            if seen is None:
-                fresh = LeaseRow(owner, 1, now + seconds, 0)
-                return one.update("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
-            if not _free(seen, now):
-                return one.update("leave word", "lease", name, self._asked, seen), None
-            won = one.update("take lease", "lease", name, self._taken, seen, owner, seconds)
-            return won, Lease(name, owner, seen.fence + 1)
+        database, now = self.database, self.database.now()
+        if seen is None:
+            fresh = LeaseRow(owner, 1, now + seconds, 0)
+            return database.execute("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
+        if not _free(seen, now):
+            return database.execute("leave word", "lease", name, self._asked, seen), None
+        won = database.execute("take lease", "lease", name, self._taken, seen, owner, seconds)
+        return won, Lease(name, owner, seen.fence + 1)
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         def write(one: Transaction) -> list[Lease]:
             until = self.database.now() + seconds
-            wanted = sorted(leases, key=_name_of_lease)
-            return [lease for lease in wanted if one.update("renew", "lease", lease.name, _renewed, lease, until)]
+            self.database.step("renew")
+            wanted = sorted(set(leases), key=_name_of_lease)
+            kept = {lease for lease in wanted if one.update("", "lease", lease.name, _renewed, lease, until)}
+            return [lease for lease in leases if lease in kept]
 
         return self._in_transaction(write)
 
     def release(self, lease: Lease) -> Lease | None:
-        def write(one: Transaction) -> bool:
-            return one.update("release", "lease", lease.name, self._released, lease)
+        def write() -> bool:
+            return self.database.execute("release", "lease", lease.name, self._released, lease)
 
-        def read(one: Transaction) -> LeaseRow | None:
-            return one.rows("select asked", "lease").get(lease.name)
+        def read() -> LeaseRow | None:
+            with self.database.transaction() as one:
+                return one.rows("select asked", "lease").get(lease.name)
 
-        if self._in_transaction(write):
+        if self._again(write):
             return None
-        found = self._in_transaction(read)
+        found = self._again(read)
         if found is None or not _same(found, lease):
             return None
         return Lease(lease.name, lease.owner, lease.fence, found.asked)
@@ -289,11 +291,17 @@ class ModelTables:
         return row._replace(owner="", until=0.0)
 
     def _in_transaction(self, act: Callable[[Transaction], T]) -> T:
-        """Act in one transaction; again after a deadlock.  Unavailable when that does not end."""
+        def attempt() -> T:
+            with self.database.transaction() as one:
+                return act(one)
+
+        return self._again(attempt)
+
+    def _again(self, attempt: Callable[[], T]) -> T:
+        """Attempt it, again after a deadlock.  Unavailable when that does not end."""
         for _ in range(ATTEMPTS_MAX):
             try:
-                with self.database.transaction() as one:
-                    return act(one)
+                return attempt()
             except Deadlock:
                 continue
         raise Unavailable(f"the database gave this transaction up {ATTEMPTS_MAX} times")
