@@ -61,7 +61,7 @@ class Host:
         self.switch = switch or FakeSwitch()
         self.database = database or MemoryDatabase(Random(1))
         self.store = self.database.open()
-        self.follower = Follower([deployment_prefix("lab")], Random(3), FollowerSettings())
+        self.follower = Follower([deployment_prefix("lab")], Random(3), FollowerSettings(own_scope="/lab/-/h1/"))
         self.logs: list[str] = []
         self.packet_outs: list[PacketOut] = []
         self.batches: list[SendBatch] = []

@@ -138,6 +138,7 @@ class AgentCore:
         self._stale: dict[str, None] = {}
         self._interfaces_known = False
         self._was_in_sync = False
+        self._epoch = ""
         self._former: dict[str, PortStatus | None] = {}
         self._noted: set[str] = set()
         self._former_chassis: Chassis | None = None
@@ -256,6 +257,13 @@ class AgentCore:
                 self._found_chassis(record)  # type: ignore[arg-type]
             self._unmerged[kind, id] = record
         effects: list[Effect] = list(step.requests)
+        if self.follower.epoch != self._epoch:
+            if self._epoch:
+                # Wiped or restored: what this node alone can write, nobody else brings back; its number may be free.
+                self.own.doubt_all()
+                self._claimed = False
+                effects.append(Log("warning", "records: the store is another one; writing the own records again"))
+            self._epoch = self.follower.epoch
         if self.follower.in_sync != self._was_in_sync:
             self._was_in_sync = self.follower.in_sync
             text = (
