@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neutron.db import extraroute_db, l3_extra_gws_db, l3_fip_pools_db, l3_fip_port_details, l3_fip_qos
+from neutron.db import dns_db, extraroute_db, l3_extra_gws_db, l3_fip_pools_db, l3_fip_port_details, l3_fip_qos
 from neutron.db import l3_gateway_ip_qos as gateway_qos
 from neutron.db.availability_zone import router as router_zones
 from neutron.db.models import l3
@@ -63,6 +63,7 @@ def refuse_unwired(plugin: str) -> None:
 class FlowloomL3(
     base.ServicePluginBase,  # type: ignore[misc]
     extraroute_db.ExtraRoute_dbonly_mixin,  # type: ignore[misc]
+    dns_db.DNSDbMixin,  # type: ignore[misc]
     l3_fip_port_details.Fip_port_details_db_mixin,  # type: ignore[misc]
     router_zones.RouterAvailabilityZoneMixin,  # type: ignore[misc]
     l3_fip_qos.FloatingQoSDbMixin,  # type: ignore[misc]
