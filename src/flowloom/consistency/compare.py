@@ -118,7 +118,16 @@ def _difference(deployment: str, suspect: Suspect, fact: Fact | None, entry: Ent
         comparison=suspect.comparison,
         left=left,
         misplaced=elsewhere,
+        changed=not elsewhere and fact is not None and _changed(suspect.key, fact),
     )
+
+
+def _changed(key: str, fact: Fact) -> bool:
+    """Whether Neutron holds something else than was acknowledged at the version that the row is at."""
+    row = fact.row
+    if row.dirty or not row.mark or not fact.known or fact.refused is not None:
+        return False
+    return mark(key, row.version, None if fact.record is None else encode(fact.record)) != row.mark
 
 
 @dataclass
