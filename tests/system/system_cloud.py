@@ -122,6 +122,11 @@ class Cloud:
         """Whether pings are answered, all of them."""
         return self.ping(source, target, count=3).lost == 0
 
+    def await_reach(self, source: Vm, *targets: Vm) -> None:
+        """Wait until pings are answered: ACTIVE speaks of a port's own host, others learn of it a little later."""
+        for target in targets:
+            eventually(f"{source.name} reaches {target.name}", lambda target=target: self.reaches(source, target))  # type: ignore[misc]
+
     def who(self, source: Vm, number: int, *addresses: str) -> list[tuple[str, str]]:
         """(address, name) of every answer to one datagram to each address, `number` of them being expected; see who.py."""
         command = [sys.executable, str(WHO), "ask", str(number), *addresses]
