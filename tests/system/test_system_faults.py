@@ -142,7 +142,7 @@ def test_switch_database_killed_and_restarted_is_followed_again(whole: Cloud, vm
     after = whole.durations("h2")
     assert whole.held("h2") == held and [flow for flow in after if after[flow] <= durations[flow]] == []
     with _passing(whole, "h2", network) as late:
-        assert whole.reaches(late, vms["vm2"])
+        whole.await_reach(late, vms["vm2"])
     eventually("the flows are as before", lambda: whole.held("h2") == held)
 
 
@@ -174,7 +174,7 @@ def test_two_agents_of_one_chassis_do_no_harm(whole: Cloud, vms: Vms, network: s
         try:
             eventually("the second one is in sync", lambda: _in_sync(str(second_socket)))
             with _passing(whole, "h1", network) as late:
-                assert whole.reaches(vms["vm2"], late)
+                whole.await_reach(vms["vm2"], late)
             assert second.poll() is None and whole.agent("h1")["in_sync"]
             logs = (at.dir / "agent.log", at.dir / "second.log")
             told = "another agent writes the records of chassis h1"
@@ -286,7 +286,8 @@ def test_whatever_was_done_while_the_store_was_cut_off_is_everywhere_afterwards(
         whole.await_active(*created, changed)
     for vm in created:
         assert lab.dhcp(vm.name).ip == vm.ip
-    assert whole.reaches(created[0], created[2]) and whole.reaches(created[1], created[0])
+    whole.await_reach(created[0], created[2])
+    whole.await_reach(created[1], created[0])
     assert lab.dhcp("changed").ip == "10.0.0.55"
     eventually("all is well", lambda: whole.flowloom("status").returncode == 0)
     whole.await_quiet()
@@ -368,7 +369,7 @@ def test_record_that_cannot_be_read_is_named_and_counted_and_everything_else_goe
         whole.await_quiet("h2")
         assert _named(whole, "h2") == {corrupt, newer}
         with _passing(whole, "h2", network) as late:
-            assert whole.reaches(vms["vm1"], late)
+            whole.await_reach(vms["vm1"], late)
         _write(whole, dict.fromkeys(bodies, (2, None)))
     eventually("nobody complains any more", lambda: whole.flowloom("status").returncode == 0)
     whole.await_quiet()
