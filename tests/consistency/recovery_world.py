@@ -47,7 +47,8 @@ class World:
     def __init__(self, seed: int = 1) -> None:
         self.random = Random(seed)
         self.clock = ManualClock()
-        self.sql = SqlModel(self.clock.wall)
+        self.jumped = 0.0  # What the database's clock shows beside ours.
+        self.sql = SqlModel(lambda: self.clock.wall() + self.jumped)
         self.tables = ModelTables(self.sql)
         self.store = MemoryDatabase(Random(seed))
         self.services: list[RecoveryCore] = []

@@ -240,16 +240,42 @@ def test_nothing_is_concluded_from_a_store_that_does_not_answer(world: World) ->
     assert world.unequal() == [] and world.audit() == []
 
 
-def test_a_service_that_cannot_reach_the_store_does_no_harm_and_another_repairs(world: World) -> None:
+def test_a_leader_that_cannot_reach_the_store_does_no_harm_and_makes_room_for_another(world: World) -> None:
     broken, healthy = world.service(), world.service()
     world.run(6)
-    assert broken.shares.leads() or healthy.shares.leads()
+    assert broken.shares.leads() and len(broken.shares.owned()) == 32
     world.links[0].cut = True
     for number in range(1, 9):
         tamper(world, Ref("port", f"o{number:04}"))
+    world.run(25)
+    assert healthy.shares.leads() and broken.shares.owned() == []
+    assert world.unequal() == []
+    assert {entry.by.split("/")[0] for entry in world.audit()} == {healthy.owner}
+    world.links[0].cut = False
+    world.run(15)
+    assert len(broken.shares.owned()) == len(healthy.shares.owned()) == 32
+
+
+def test_a_project_lock_left_behind_by_a_dead_deployment_is_taken(world: World) -> None:
+    world.service()
+    world.run(4)
+    assert world.tables.take("project:p1", "gone", 3600.0)  # As an hour's jump of the clock would leave it, too.
+    world.change("o0001", "changed")
+    tamper(world, Ref("port", "o0004"))
     world.run(10)
-    done = {entry.by.split("/")[0] for entry in world.audit()}
-    assert done <= {healthy.owner}
+    assert world.unequal() == [] and world.audited() == [(Kind.DIFFERENT, "o0004")]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_database_clock_that_jumps_an_hour_delays_and_loses_nothing(world: World, jump: float) -> None:
+    world.service(), world.service()
+    world.run(6)
+    world.change("o0001", "changed before")
+    tamper(world, Ref("port", "o0004"))
+    world.jumped = jump
+    world.change("o0002", "changed after")
+    world.run(40)
+    assert world.unequal() == [] and world.audited() == [(Kind.DIFFERENT, "o0004")]
 
 
 def test_a_broken_feed_during_a_round_leads_to_no_repair(world: World) -> None:

@@ -40,7 +40,7 @@ from flowloom.consistency.repair import Repairer
 from flowloom.consistency.shards import Shares
 from flowloom.consistency.table import AuditEntry, AuditTable, LeaseTable, Ref, Row, ShardSum, SyncTable
 from flowloom.kernel.clock import Clock
-from flowloom.kernel.errors import StartOver
+from flowloom.kernel.errors import StartOver, Unavailable
 from flowloom.model.keys import deployment_prefix
 from flowloom.northbound.store import Store, Watch
 
@@ -52,6 +52,9 @@ JUDGED_SECONDS = 60.0
 
 FOLLOW_SECONDS = 0.5
 """How often a caller that does not wait for changes asks for them."""
+
+CUT_OFF_SHARE, CUT_OFF_SECONDS = 2 / 3, 1.0
+"""Share of a lease after which a service that does not reach the store counts itself out; how often it looks again."""
 
 REREAD_SECONDS = 10.0
 """What is read again without a suspicion is read in portions of so many seconds: a portion costs less than its parts."""
@@ -126,6 +129,7 @@ class RecoveryCore:
         )
         self._index = StoreIndex()
         self._watch: Watch | None = None
+        self._failing_since: float | None = None
         self._ahead: deque[str] = deque(maxlen=QUEUE_MAX)  # Keys at which a drain found the store ahead.
         self._queue: deque[Suspect] = deque()
         self._decision = Decision()
@@ -143,7 +147,13 @@ class RecoveryCore:
     # --- the steps ---------------------------------------------------------------------------
 
     def members_step(self) -> float:
-        """Say that this service lives; hold a fair share of the shards; lead, if nobody does."""
+        """Say that this service lives; hold a fair share of the shards; lead, if nobody does.
+
+        A service that has not reached the store for most of a lease's time gives all of that up until it does.
+        """
+        if self._cut_off():
+            self.shares.release()  # Who reaches the store looks after our shards, and leads.
+            return CUT_OFF_SECONDS
         wait = self.shares.step()
         self.counters.takeovers = self.shares.takeovers
         return wait
@@ -160,6 +170,16 @@ class RecoveryCore:
 
         The wait is in the store's `Watch.next`; a store without a change feed is asked for its versions now and then.
         """
+        try:
+            wait = self._take_in(wait_seconds)
+        except Unavailable:
+            if self._failing_since is None:
+                self._failing_since = self._clock.monotonic()
+            raise
+        self._failing_since = None
+        return wait
+
+    def _take_in(self, wait_seconds: float) -> float:
         store = self._northbound.store()
         if not self._index.complete:
             self._list(store)
@@ -217,6 +237,10 @@ class RecoveryCore:
         self.counters.audited += len(entries)
 
     # --- following the store -----------------------------------------------------------------
+
+    def _cut_off(self) -> bool:
+        since, now = self._failing_since, self._clock.monotonic()
+        return since is not None and now - since >= CUT_OFF_SHARE * self.options.lease_seconds
 
     def _list(self, store: Store) -> None:
         self._close_watch()
