@@ -44,6 +44,8 @@ class FollowerSettings:
         though it was deleted is told, for the owner to delete anew.
     gap_seconds: a comparison after a gap waits up to this long, so that a thousand agents do not ask at once,
         and the same prefix is compared at most once in this time.
+    nodes_kinds: kinds of record that nodes write by themselves; they are back in a wiped store at once and say
+        nothing of the others.
     grace_seconds: in a store of another epoch (wiped, restored), what is missing is not taken for deleted
         before this time has passed: whoever refills it needs a while.
     answer_seconds: a request unanswered for so long is asked again.
@@ -57,6 +59,7 @@ class FollowerSettings:
     own_scope: str = ""
     own_seconds: float = 30.0
     gap_seconds: float = 0.1
+    nodes_kinds: frozenset[str] = frozenset()
     grace_seconds: float = 120.0
     answer_seconds: float = 60.0
     retry_first_seconds: float = 0.1
@@ -117,6 +120,7 @@ class Follower:
         self._own_at = 0.0
         self._grace_until = 0.0
         self._doubted: set[str] = set()  # Prefixes in which the store, since its epoch changed, had nothing.
+        self._missing: dict[str, int] = {}  # Prefix -> what was missing there when it was last compared.
         self._empty: set[str] = set()  # Prefixes, or scopes in them, where that means something is withheld.
         self._compared_at: dict[str, float] = {}
 
@@ -316,15 +320,20 @@ class Follower:
             if key not in present and known.learnt <= sent.learnt and self._covers(key)
         ]
         self._empty = {empty for empty in self._empty if not empty.startswith(prefix)}
+        if prefix in self._doubted:
+            if len(missing) < self._missing.get(prefix, 0):
+                self._grace_until = now + self.settings.grace_seconds  # It is being refilled: give it time.
+            self._missing[prefix] = len(missing)
         if now < self._grace_until:
             if missing:
                 self._compare(prefix, self._grace_until)
             return
-        if missing and not present and prefix.startswith(tuple(self._doubted)):
+        holds_anything = any(_kind(key) not in self.settings.nodes_kinds for key in present)
+        if missing and not holds_anything and prefix.startswith(tuple(self._doubted)):
             self._empty.add(prefix)
             self._compare(prefix, now + self.settings.poll_seconds)
             return
-        if present:
+        if holds_anything:
             self._doubted.discard(prefix)
         if missing:
             self._work.keys.update(dict.fromkeys(missing))
@@ -345,6 +354,7 @@ class Follower:
         if self.epoch and cursor.epoch != self.epoch:
             self._grace_until = now + self.settings.grace_seconds
             self._doubted = set(self.prefixes)
+            self._missing = {}
             if self.settings.own_scope:
                 self._replica.forget_tombstones(self.settings.own_scope)
             self._compare_all(now)
@@ -445,3 +455,8 @@ def _outermost(prefixes: Sequence[str]) -> tuple[str, ...]:
         if not (out and prefix.startswith(out[-1])):
             out.append(prefix)
     return tuple(out)
+
+
+def _kind(key: str) -> str:
+    """The last but one part of a key."""
+    return key.rpartition("/")[0].rpartition("/")[2]
