@@ -128,7 +128,9 @@ class SqlSyncTable(_Patient):
     def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
         where = [_DIRTY]
         if dirty_for_seconds > 0:
-            where.append(SYNC.c.dirty_since <= database_now() - dirty_for_seconds)
+            # Dirty since a time to come: the clock went back, and nobody knows since when.
+            long_ago = SYNC.c.dirty_since <= database_now() - dirty_for_seconds
+            where.append(sa.or_(long_ago, SYNC.c.dirty_since > database_now()))
         selections = [sa.true()] if refs is None else [_named(page) for page in _pages(sorted(set(refs)))]
         since: dict[str, float] = {}
 

@@ -230,6 +230,14 @@ def projects_wait_in_order(bench: TableBench) -> None:
     same(sync.dirty_projects(), [order[0], order[2]], "without the clean one")
 
 
+def clock_that_went_back_hides_no_dirty_row(bench: TableBench) -> None:
+    """A row dirty since a time to come has been dirty for nobody knows how long, and does not wait for that time."""
+    tables = bench.open()
+    bench.change(port("p"), "one")
+    bench.pass_time(-3600.0)
+    same(tables.sync.dirty_projects(dirty_for_seconds=15.0), [PROJECT], "dirty for 15 s, after the clock went back")
+
+
 def dirty_rows_come_in_order(bench: TableBench) -> None:
     """Dirty rows of one project come the longest dirty first, at most `limit`, without those in `skip`."""
     tables = bench.open()
@@ -904,6 +912,7 @@ CHECKS: tuple[Check[TableBench], ...] = named(
     change_makes_one_dirty_row,
     deleted_object_is_a_fact_without_record,
     projects_wait_in_order,
+    clock_that_went_back_hides_no_dirty_row,
     dirty_rows_come_in_order,
     facts_are_what_is,
     refused_object_is_named,
