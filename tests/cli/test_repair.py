@@ -78,6 +78,7 @@ def test_repair_shows_what_was_found_and_is_0_when_all_of_it_is_repaired(file: P
         "KIND   FOUND\n"
         "stale      2\n"
         "    stale: port p1: Neutron holds version 5, the store version 4 (project p); found by the listing of the store\n"
+        "    ... of 2 differences\n"
         "2 differences found, 2 repaired\n"
     )
     asked = recovery.questions[0]

@@ -159,6 +159,7 @@ def test_store_that_was_made_anew_while_it_was_cut_steps_aside(lab: Lab) -> None
 def test_servers_that_do_not_fit_are_refused_by_name(lab: Lab) -> None:
     for setting, wrong in (
         ("--sql", {"sql": "sqlite:////tmp/x.sqlite"}),
+        ("--sql", {"sql": "mysql://root@127.0.0.1/neutron"}),
         ("--store", {"store": "nonsense://x"}),
         ("--bus", {"bus": "nonsense://x"}),
         ("--hosts", {"hosts": 100}),

@@ -24,6 +24,9 @@ from flowloom.kernel.errors import FlowloomError, Misconfigured, Rejected, Unava
 OK, NOT_SO = 0, 1
 
 POLL_SECONDS = 0.2
+SAMPLE_SHOWN = 5
+"""Of what is repaired; a dry run, which is there to be read, shows all that it was told."""
+
 SILENCE_SECONDS = 30.0
 """A process that does not answer for so long is given up; its job goes on if it lives."""
 
@@ -141,9 +144,12 @@ def show(job: Job, dry_run: bool) -> str:
     out = []
     if job.found:
         out.append(table(("KIND", "FOUND"), sorted(job.found.items())))
-    for one in job.sample:
+    sample = job.sample if dry_run else job.sample[:SAMPLE_SHOWN]
+    for one in sample:
         named = " ".join(one.object).strip() or one.key
         out.append(clean(f"    {one.kind}: {named}: {why_of(one)}") + "\n")
+    if len(sample) < sum(job.found.values()):
+        out.append(f"    ... of {count(sum(job.found.values()), 'difference')}\n")
     return "".join(out) + _sentence(job, dry_run) + "\n"
 
 

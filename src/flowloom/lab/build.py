@@ -56,6 +56,9 @@ def plan(layout: Layout, request: Request) -> State:
         raise Misconfigured("--recoveries", why)
     if request.sql.startswith("sqlite:"):
         raise Misconfigured("--sql", "several processes write: SQLite needs the form sqlite+immediate:////path/to/file")
+    if request.sql.partition(":")[0] in ("mysql", "mariadb"):
+        why = "name the driver that is installed: mysql+pymysql://user:password@host/database?charset=utf8"
+        raise Misconfigured("--sql", why)
     return State(
         phase="building",
         boot=boot_id(),
