@@ -126,6 +126,7 @@ class World:
         self.refused = random.choice((0.0, 0.0, 0.03))
         self.guard_objects = random.choice((1, 1000))
         faults = self.faults if self.faults is not None else draw_faults(random, self.parts.without)
+        self.compares = any(getattr(faults, name) for name in LOSSES) or random.random() < 0.3
         self.environment = Environment(random, faults, self.lease_seconds, self.trace)
         self.environment.crash = self._crash
         self.scheduler = self.environment.scheduler
@@ -177,7 +178,7 @@ class World:
         self.recoveries = [RecoveryProcess(self, f"recovery{n}") for n in range(random.choice((1, 2)))]
         self.agents = [AgentProcess(self, f"agent{n}", (everything, one_project)[n]) for n in range(2)]
         self.processes: list[Process] = [*self.neutrons, *self.recoveries, *self.agents]
-        if self.guard_objects < 1000:
+        if self.guard_objects < 1000 and self.compares:
             self.processes.append(Operator(self, "operator"))
         if random.random() < 0.3:
             self.latencies[random.choice(self.processes).name] = random.random() ** 2
@@ -293,7 +294,8 @@ class World:
                 entry = None
             case 3 if found is not None:
                 entry = found._replace(value=JUNK if found.value != JUNK else None)
-            case 4 if found is not None:
+            case 4 if found is not None and not (self.environment.faults.restore or self.environment.faults.wipe):
+                # What agents have seen above Neutron's versions they keep, if the store then loses it: not claimed.
                 entry = found._replace(version=found.version + random.randint(1, 9), value=random.choice((JUNK, None)))
             case 5 if found is not None and found.version > 1:
                 entry = found._replace(version=found.version - 1, value=JUNK)
@@ -413,8 +415,9 @@ class World:
     def _replica_differences(self, agent: AgentProcess, live: dict[str, Entry]) -> list[str]:
         wanted = {key: entry for key, entry in live.items() if key.startswith(tuple(agent.prefixes))}
         keys = wanted.keys() | agent.values.keys()
-        if self.histories:  # Of these a restored store has what it had long ago, and an agent something newer.
-            keys -= {self.keys[ref] for ref in self._unwritable()}
+        for ref in self._unwritable():
+            if self.histories or self.keys[ref] in self.tampered:
+                keys.discard(self.keys[ref])  # A restored store has what it had long ago, an agent something newer.
         return [
             f"{agent.name} has {agent.values.get(key)}, the store {wanted.get(key)}"
             for key in sorted(keys)

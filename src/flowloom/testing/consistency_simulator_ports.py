@@ -18,7 +18,7 @@ from flowloom.northbound.store import Capabilities, Changes, Cursor, Entry, List
 from flowloom.testing.fake_store import MemoryDatabase, MemoryStore
 from flowloom.testing.scheduler import Scheduler, Task
 
-HEARTBEAT_SECONDS: Final = 2.0
+HEARTBEAT_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)
