@@ -264,7 +264,8 @@ class Operations:
             job.why = f"it would touch {job.total} of {objects} objects; approve guard {decision.guard}, or look first"
             return
         job.guard = decision.guard
-        job.queue.extend(_suspect(each) for each in repairable)
+        # Project after project: a lock is taken for many objects, not for each.
+        job.queue.extend(_suspect(each) for each in sorted(repairable, key=lambda each: each.project_id))
 
     def _found(self, job: Job) -> tuple[int, list[Difference], str]:
         """How many objects there are, what differs of what was asked for, and in which history of the store."""

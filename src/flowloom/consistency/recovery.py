@@ -308,7 +308,8 @@ class RecoveryCore:
         self.counters.shards_differing = len(differing(sums, self._index, owned))
         self.counters.drift = Counter(suspect.kind for suspect in found)
         self.counters.held = Counter(suspect.kind for suspect in found if suspect.kind in self._decision.held)
-        self._queue.extend([each for each in found if each.kind not in self._decision.held][:QUEUE_MAX])
+        passing = [each for each in found if each.kind not in self._decision.held][:QUEUE_MAX]
+        self._queue.extend(sorted(passing, key=lambda each: each.project_id))  # A lock for many, not for each.
         self.counters.round_at = self._clock.monotonic()
         self.counters.round_seconds = self.counters.round_at - began
 
