@@ -69,4 +69,4 @@ def dies() -> None:
 
     from neutron.plugins.ml2 import plugin
 
-    plugin.Ml2Plugin.create_subnet = lambda *_arguments: os._exit(70)
+    plugin.Ml2Plugin.create_subnet = lambda *_arguments, **_keywords: os._exit(70)

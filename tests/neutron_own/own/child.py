@@ -55,7 +55,6 @@ def run(case: unittest.TestCase) -> dict[str, Any]:
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--ours", action="store_true")
-    options.add_argument("--beside", action="store_true")
     options.add_argument("--list", action="store_true")
     options.add_argument("--break", dest="broken", default="")
     asked = options.parse_args()
@@ -70,7 +69,7 @@ def main() -> None:
     if asked.list:
         answers.write("\n".join(swap.test_ids()) + "\n")
         return
-    arranged = swap.Swap(asked.ours, asked.beside)
+    arranged = swap.Swap(asked.ours)
     arranged.install()
     if asked.broken:
         from own import breakages

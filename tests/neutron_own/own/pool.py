@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,11 +40,10 @@ class Arrangement:
     """How the children are started; see `swap.Swap` and `breakages`."""
 
     ours: bool
-    beside: bool = False
     broken: str = ""
 
     def argv(self) -> list[str]:
-        chosen = [flag for flag, on in (("--ours", self.ours), ("--beside", self.beside)) if on]
+        chosen = ["--ours"] if self.ours else []
         return [sys.executable, "-m", "own.child", *chosen, *(["--break", self.broken] if self.broken else [])]
 
 
@@ -121,13 +120,23 @@ def batches(tests: Sequence[str]) -> list[list[str]]:
 def run(
     arrangement: Arrangement, tests: Sequence[str], processes: int, log: Path, say: Callable[[str], None] = print
 ) -> tuple[str, list[Result]]:
-    """Neutron's version, and a result for every test, in the order of `tests`."""
+    """Neutron's version, and a result for every test, in the order of `tests`.
+
+    log: what the processes print; results as they come stand beside it (`.jsonl`).
+    """
+    results = log.with_suffix(".jsonl")
+    results.unlink(missing_ok=True)
     waiting: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     for batch in batches(tests):
         waiting.put(batch)
     done: dict[str, Result] = {}
     versions: set[str] = set()
     failures: list[BaseException] = []
+
+    def note(result: Result) -> None:
+        done[result.test] = result
+        with open(results, "a") as out:
+            out.write(json.dumps(asdict(result)) + "\n")
 
     def work() -> None:
         child: Child | None = None
@@ -140,12 +149,12 @@ def run(
                 try:
                     child = child or Child(arrangement, log)
                     versions.add(child.neutron)
-                    child.run(batch, lambda result: done.__setitem__(result.test, result))
+                    child.run(batch, note)
                 except ChildDied as error:
                     left = [test for test in batch if test not in done]
                     if not left or child is None:
                         raise
-                    done[left[0]] = Result(left[0], "failed", str(error))
+                    note(Result(left[0], "failed", str(error)))
                     child.stop()
                     child = None
                     if left[1:]:

@@ -41,13 +41,13 @@ class Swap:
     """Which mechanism drivers Neutron's tests get.
 
     ours: with our driver, or with the no-op alone.
-    beside: beside the drivers that the test asks for, instead of in their place.
+    suite, keeps_drivers: of the current test; see `Suite.beside`.
     drivers: ours, as the current test has made them.  audit: its audit.
     """
 
     ours: bool
-    beside: bool = False
     suite: Suite = SUITES[0]
+    keeps_drivers: bool = False
     drivers: list[Any] = field(default_factory=list)
     audit: Audit = field(default_factory=Audit)
 
@@ -71,9 +71,9 @@ class Swap:
         driver.FlowloomDriver.initialize = initialize
 
     def _configure(self, original: Callable[..., Any], plugin: Any) -> Any:
-        wanted = list(cfg.CONF.ml2.mechanism_drivers) if self.beside else [NO_OP]
+        wanted = list(cfg.CONF.ml2.mechanism_drivers) if self.keeps_drivers else [NO_OP]
         self._set("mechanism_drivers", [*wanted, "flowloom"] if self.ours else wanted, "ml2")
-        if not self.beside and cfg.CONF.ml2.project_network_types == ["local"]:
+        if not self.keeps_drivers and cfg.CONF.ml2.project_network_types == ["local"]:
             self._set("project_network_types", ["geneve"], "ml2")
         driver_type.register_ml2_drivers_geneve_opts()
         if not cfg.CONF.ml2_type_geneve.vni_ranges:
@@ -86,9 +86,11 @@ class Swap:
 
     def _core_plugin(self, original: Callable[..., Any], this: Any, namespace: str, provider: str) -> Any:
         if namespace == manager.CORE_PLUGINS_NAMESPACE and any(fnmatchcase(provider, p) for p in BARE_CORE_PLUGINS):
-            provider = "ml2"
-            if self.suite.extension_drivers:
-                self._set("extension_drivers", list(self.suite.extension_drivers), "ml2")
+            found = manager.NeutronManager.load_class_for_provider(namespace, provider)
+            if not issubclass(found, ml2_plugin.Ml2Plugin):
+                provider = "ml2"
+                if self.suite.extension_drivers:
+                    self._set("extension_drivers", list(self.suite.extension_drivers), "ml2")
         return original(this, namespace, provider)
 
     @staticmethod
@@ -101,7 +103,7 @@ class Swap:
 
         class Swapped(original):  # type: ignore[valid-type,misc]
             def setUp(self) -> None:
-                swap.suite = suite
+                swap.suite, swap.keeps_drivers = suite, suite.keeps_drivers(original.__name__)
                 swap.drivers.clear()
                 swap.audit = Audit()
                 NamedBulkStatement.raised.clear()
