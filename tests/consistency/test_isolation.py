@@ -144,6 +144,23 @@ def repeated(work: Callable[[], None]) -> None:
     raise AssertionError("two hundred deadlocks one after the other")
 
 
+@on(*MYSQL)
+def test_a_row_that_changed_since_the_snapshot_is_contended_where_the_server_is_told_so(database: SqlDatabase) -> None:
+    with pytest.raises(Contended, match="1020"):
+        raise_after_another_did(database, "ON")
+    raise_after_another_did(database, "OFF")
+    with database.reader() as connection:
+        assert connection.scalar(VERSION, {"name": "a"}) == 4
+
+
+def raise_after_another_did(database: SqlDatabase, snapshot_isolation: str) -> None:
+    with database.writer() as connection:
+        connection.exec_driver_sql(f"SET SESSION innodb_snapshot_isolation = {snapshot_isolation}")
+        connection.execute(VERSION, {"name": "b"}).all()
+        change_both(SqlDatabase(database.url))
+        connection.execute(RAISE, {"name": "a"})
+
+
 @on("sqlite")
 def test_sqlites_writers_take_turns_and_lose_no_version(database: SqlDatabase) -> None:
     def work(_worker: int) -> None:

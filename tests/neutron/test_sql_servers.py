@@ -18,6 +18,7 @@ from flowloom.consistency.table import Ref
 from flowloom.model.codec import encode
 from flowloom.model.keys import key_of
 from flowloom.model.records import Network, Port, Subnet
+from flowloom.neutron import explain
 from flowloom.neutron.adoption import adoptable
 from flowloom.neutron.database import CAUSALITY_WAIT
 from flowloom.neutron.models import LEASE
@@ -27,6 +28,8 @@ from flowloom.testing.sql_servers import galera, mariadb
 from flowloom.testing.waiting import wait_for
 
 CLIENTS = 8
+
+pytestmark = pytest.mark.timeout(600)  # The first test of each database starts servers and makes the schema.
 
 
 @pytest.fixture(scope="module", params=["mariadb", "galera"])
@@ -104,6 +107,9 @@ def test_what_the_api_accepts_reaches_the_store_under_leases(clouds: list[Cloud]
         leases = connection.execute(sa.select(LEASE).where(LEASE.c.name.startswith(LOCK_PREFIX))).all()
     assert [lease.owner for lease in leases] == [""] * len(leases), "given back"
     assert max(lease.fence for lease in leases) >= 4
+    seen = explain.where_is(last.sql.url, port)
+    assert seen is not None and (seen.deleted, seen.undone_seconds, seen.version) == (True, None, seen.synced_version)
+    assert explain.backlog(first.sql.url) == explain.Backlog(0, None, "")
     last.delete("subnet", subnet)
     last.delete("network", network)
 
