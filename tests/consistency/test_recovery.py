@@ -304,6 +304,46 @@ def test_unknown_kinds_are_named_and_never_touched(world: World) -> None:
     assert Ref(UNKNOWN_KIND, "y") not in world.sql.table("sync")
 
 
+@pytest.mark.parametrize(
+    "end",
+    ["%6f0001", "o%ff", "x" * 200, "a%2Fb", "o%00", "%F0%9F%98%80"],
+    ids=["another spelling", "no text", "longer than a row takes", "slash", "zero", "wide"],
+)
+def test_whatever_key_a_hand_plants_gets_a_tombstone_once(world: World, end: str) -> None:
+    world.service()
+    world.run(4)
+    planted = Entry(f"/{DEPLOYMENT}/p1/net/port/{end}", 3, b"?")
+    world.put(planted)
+    world.run(30)
+    assert world.held(planted.key) == replace_value(planted, None)._replace(version=4)
+    assert [entry.kind for entry in world.audit()] == [Kind.ORPHAN]
+    assert world.unequal() == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "why"),
+    [
+        (Entry(f"/{DEPLOYMENT}/p1/net/port/a b", 3, b"?"), "no store takes"),
+        (Entry(f"/{DEPLOYMENT}/p1/net/port/o0001", 2**63 - 1, b"?"), "too large to go above"),
+        (Entry(f"/{DEPLOYMENT}/p1/net/port/stray", 2**62 + 1, b"?"), "too large to go above"),
+    ],
+)
+def test_what_no_repair_can_mend_is_told_and_holds_up_no_other(world: World, planted: Entry, why: str) -> None:
+    service = world.service()
+    world.run(4)
+    world.put(planted)
+    tamper(world, Ref("port", "o0004"))
+    world.run(10)
+    assert world.held(planted.key) == planted
+    assert world.audited() == [(Kind.DIFFERENT, "o0004")]
+    assert sum(service.counters.left.values()) <= 1
+    (told,) = world.operations().ask({"ask": "drift"})["differences"]
+    assert why in told["left"] and told["key"] == planted.key
+    world.change("o0001", "Neutron goes on")
+    world.run(5)
+    assert world.sql.table("sync")[Ref("port", "o0001")].version == 2
+
+
 def test_an_object_that_cannot_become_a_record_is_left_and_its_neighbours_are_repaired(world: World) -> None:
     world.service()
     world.run(4)
@@ -349,6 +389,31 @@ def test_a_lock_lost_between_comparison_and_repair_changes_nothing(world: World)
     service._table.reopen = reopen  # type: ignore[method-assign]
     world.run(30)
     assert world.unequal() == []
+
+
+def test_every_repair_has_an_entry_even_if_the_service_dies_in_its_middle(world: World) -> None:
+    service = world.service()
+    world.run(4)
+    tamper(world, Ref("port", "o0001"))
+
+    class Died(BaseException):
+        pass
+
+    def die(_found, _done, _guard, _by):  # type: ignore[no-untyped-def]
+        raise Died
+
+    service._repairer._verify = die  # type: ignore[method-assign]
+    with pytest.raises(Died):
+        world.run(10, service)
+    world.services = []
+    world.clock.advance(OPTIONS.lease_seconds)
+    heir = world.service()
+    world.run(20, heir)
+    assert world.unequal() == []
+    told = world.operations().ask({"ask": "audit"})["entries"]
+    assert [(entry["kind"], entry["ref"][1], entry["done"]) for entry in told] == [
+        (Kind.DIFFERENT, "o0001", "to be written again")
+    ]
 
 
 def test_repairs_keep_to_their_pace() -> None:

@@ -54,7 +54,7 @@ class Difference:
 
     key: where the store holds it, or should.  neutron_version, store_version: -1: there is none.
     comparison: which comparison found it.  left: why it cannot be repaired; "".
-    misplaced: the store holds it at a key where Neutron never puts it, and has it elsewhere.
+    misplaced: the store holds it at a key where Neutron never puts it: no sync row can stand for that.
     changed: Neutron holds something else than was acknowledged at its version: it changed past the capture, too.
     """
 

@@ -303,7 +303,7 @@ class Operations:
 
     def _of_object(self, wanted: str) -> list[Suspect]:
         """Everywhere an object of this id is: rows of Neutron, else keys of the store."""
-        facts = self._table.facts([Ref(kind.kind, wanted) for kind in NORTHBOUND])
+        facts = self._table.facts([Ref(kind.kind, wanted) for kind in NORTHBOUND if is_plain(wanted)])
         found = []
         for fact in facts:
             key = row_key(self._options.deployment, fact.row)

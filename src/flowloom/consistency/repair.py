@@ -156,7 +156,7 @@ class Repairer:
 
     def _verify(self, found: Sequence[Difference], done: Repaired, guard: str, by: str) -> None:
         """Read both sides again, and say what was seen."""
-        facts = {fact.row.ref: fact for fact in self._table.facts({each.ref for each in found})}
+        facts = {fact.row.ref: fact for fact in self._table.facts({each.ref for each in found if not each.misplaced})}
         entries = self._northbound.store().get([each.key for each in found])
         done.answers |= {each.key: entry for each, entry in zip(found, entries, strict=True)}
         done.repaired += found
