@@ -18,6 +18,7 @@ from flowloom.consistency.compare import (
     OBJECTS_PER_READ,
     Survey,
     Suspect,
+    is_plain,
     project_of,
     ref_of,
     reread,
