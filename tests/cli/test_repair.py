@@ -168,6 +168,14 @@ def test_rebuild_asks_for_one_and_follows_it(file: Path, recovery: Recovery) -> 
     assert ended.returncode == 0
     assert json.loads(ended.stdout)["found"] == {"missing": 7}
     assert [question["ask"] for question in recovery.questions] == ["rebuild", "job", "job"]
+    assert (file.parent / "nb.sqlite").exists(), "a store that is gone is made before anybody refills it"
+
+
+def test_rebuild_of_a_store_that_cannot_be_opened_is_3(file: Path, recovery: Recovery) -> None:
+    file.write_text(file.read_text().replace("nb.sqlite", "none/nb.sqlite"))
+    ended = flowloom(file, "store", "rebuild")
+    assert (ended.returncode, ended.stdout, recovery.questions) == (3, "", [])
+    assert "none does not exist; create it" in ended.stderr
 
 
 ENTRY = {

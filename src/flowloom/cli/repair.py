@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from flowloom.cli import recovery
+from flowloom.cli import recovery, sources
 from flowloom.cli.answers import Job, JobStarted
 from flowloom.cli.ask import ask
 from flowloom.cli.deployment import Deployment, find
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 def run_rebuild(arguments: argparse.Namespace) -> int:
     """`flowloom store rebuild`."""
     deployment = find(arguments.deployment)
-    job = follow(deployment, {"ask": "rebuild", "by": recovery.myself()}, "rebuilding")
+    with sources.opened(deployment):  # An embedded store whose file is gone is made here: no running process does that.
+        job = follow(deployment, {"ask": "rebuild", "by": recovery.myself()}, "rebuilding")
     return _end(job, arguments.json, dry_run=False)
 
 
