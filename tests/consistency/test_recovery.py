@@ -161,6 +161,17 @@ def test_after_any_tampering_both_sides_are_equal_and_the_audit_is_exact(
     assert {entry.verified for entry in world.audit()} <= {"read again: equal"}
 
 
+def test_a_wrong_mark_is_put_right_in_the_row_and_the_store_is_left_alone(world: World) -> None:
+    world.service()
+    world.run(4)
+    before, version = world.store.entries(), world.sql.table("sync")[Ref("port", "o0001")].version
+    spoil_mark(world, Ref("port", "o0001"))
+    world.run(10)
+    assert world.store.entries() == before
+    assert world.sql.table("sync")[Ref("port", "o0001")].version == version
+    assert [(entry.kind, entry.done) for entry in world.audit()] == [(Kind.UNMARKED, "acknowledged again")]
+
+
 def test_a_change_past_the_capture_is_found_by_translating_again(world: World) -> None:
     world.service(replace(OPTIONS, adopt_seconds=1e9))
     world.run(4)
