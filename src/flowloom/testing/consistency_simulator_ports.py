@@ -31,7 +31,7 @@ class Faults:
     store_zombie (given up by the caller and done later), store_torn (a batch is written one by one).
     By notice: bus_lost, bus_doubled, bus_late; publish_refused: the bus takes none.
     By second: outage (the store is away for a while), clock_jump (of the database: an hour, either way),
-    wipe, restore (of the store, from an old copy), tamper (with the store), bypass (Neutron's objects change past
+    trim (the store forgets its history), wipe, restore (of the store, from an old copy), tamper (with the store), bypass (Neutron's objects change past
     the capture).
     """
 
@@ -50,6 +50,7 @@ class Faults:
     publish_refused: float = 0.0
     outage: float = 0.0
     clock_jump: float = 0.0
+    trim: float = 0.0
     wipe: float = 0.0
     restore: float = 0.0
     tamper: float = 0.0
@@ -72,6 +73,7 @@ WORST: Final = Faults(
     publish_refused=0.3,
     outage=0.1,
     clock_jump=0.1,
+    trim=0.3,
     wipe=0.03,
     restore=0.05,
     tamper=0.1,
@@ -170,13 +172,15 @@ class SimulatedStore:
     wrote: told of every write that took effect, whoever made it.  read: told of everything that a reader was told.
     """
 
-    def __init__(self, environment: Environment, database: MemoryDatabase, ledger: StoreLedger) -> None:
+    def __init__(
+        self, environment: Environment, database: MemoryDatabase, ledger: StoreLedger, watch: bool = True
+    ) -> None:
         self._environment = environment
         self._database = database
         self._handle: MemoryStore = database.open()
         self._ledger = ledger
         self.capabilities = Capabilities(
-            atomic_batch=False, watch=True, consistent_read=True, durable=True, value_bytes_max=1 << 20
+            atomic_batch=False, watch=watch, consistent_read=True, durable=True, value_bytes_max=1 << 20
         )
 
     def apply(self, writes: Sequence[Write]) -> list[Outcome]:

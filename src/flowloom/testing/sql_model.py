@@ -368,25 +368,28 @@ class NeutronTransaction:
 
     @contextmanager
     def nested(self) -> Iterator[None]:
-        """A savepoint, rolled back when the block raises."""
+        """A savepoint, rolled back when the block raises; else what it bumped is its parent's."""
         savepoint = self._transaction.savepoint()
         self._bumped.append({})
         try:
             yield
         except BaseException:
             self._transaction.rollback_to(savepoint)
-            raise
-        finally:
             self._bumped.pop()
+            raise
+        released = self._bumped.pop()
+        self._bumped[-1].update(released)
 
     def _bump(self, ref: Ref, content: Content | None, came: bool) -> None:
-        """Once an object and transaction; again when it came or went, or when a savepoint may take the bump back."""
+        """Once an object and transaction; of one that is bumped already, only that it went or came."""
         deleted = content is None
-        if any(bumped.get(ref) is deleted for bumped in self._bumped):
-            return
+        known = next((bumped[ref] for bumped in reversed(self._bumped) if ref in bumped), None)
         self._bumped[-1][ref] = deleted
         self.refs.add(ref)
-        self._transaction.update("bump", "sync", ref, self._bump_row, ref, content, came)
+        if known is None:
+            self._transaction.update("bump", "sync", ref, self._bump_row, ref, content, came)
+        elif known is not deleted:
+            self._transaction.update("set deleted", "sync", ref, _set_deleted, deleted)
 
     def _bump_row(self, row: SyncRow | None, ref: Ref, content: Content | None, came: bool) -> SyncRow | None:
         now = self._database.now()
@@ -401,6 +404,10 @@ class NeutronTransaction:
         if content is None:
             return None  # It never had a record.
         return new_row(self._database, ref, content.project_id, content.scope, now)
+
+
+def _set_deleted(row: SyncRow | None, deleted: bool) -> SyncRow | None:
+    return None if row is None else row._replace(deleted=deleted)
 
 
 def _to(_row: Any, content: Any) -> Any:
