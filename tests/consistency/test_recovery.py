@@ -223,6 +223,29 @@ def test_a_wiped_store_is_listed_again_and_what_it_lacks_is_held_by_the_guard() 
     assert world.tables.guards() == []
 
 
+def test_a_dear_round_is_made_seldom_while_a_guard_waits_and_at_once_after_the_word() -> None:
+    world = World()
+    world.fill(100)
+    service = world.service()
+    world.run(4)
+    sums = service._table.sums
+
+    def slow():  # type: ignore[no-untyped-def]
+        world.clock.advance(1.0)
+        return sums()
+
+    service._table.sums = slow  # type: ignore[method-assign]
+    world.store.wipe()
+    world.run(20)
+    (guard,) = world.tables.guards()
+    rounds = service.counters.rounds
+    world.run(20)
+    assert service.counters.rounds <= rounds + 1
+    world.tables.approve(guard.id, "operator")
+    world.run(8)
+    assert world.unequal() == []
+
+
 def test_an_old_backup_put_back_is_brought_up_to_date() -> None:
     world = World()
     world.fill(300)
@@ -387,7 +410,7 @@ def test_a_lock_lost_between_comparison_and_repair_changes_nothing(world: World)
     reopen = service._table.reopen
 
     def stolen(lease, wanted):  # type: ignore[no-untyped-def]
-        world.clock.advance(16)  # This service was stopped for longer than its lease.
+        world.jumped += 16.0  # By the database's clock the lease is over; by our own we do not know it yet.
         assert world.tables.take(lease.name, "another", 15) is not None
         return reopen(lease, wanted)
 

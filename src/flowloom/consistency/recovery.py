@@ -53,6 +53,9 @@ JUDGED_SECONDS = 60.0
 FOLLOW_SECONDS = 0.5
 """How often a caller that does not wait for changes asks for them."""
 
+HELD_SHARE = 30
+"""While a guard waits, a round that costs much is made so seldom that it costs one part in so many of the time."""
+
 CUT_OFF_SHARE, CUT_OFF_SECONDS = 2 / 3, 1.0
 """Share of a lease after which a service that does not reach the store counts itself out; how often it looks again."""
 
@@ -133,6 +136,8 @@ class RecoveryCore:
         self._ahead: deque[str] = deque(maxlen=QUEUE_MAX)  # Keys at which a drain found the store ahead.
         self._queue: deque[Suspect] = deque()
         self._decision = Decision()
+        self._held_until = float("-inf")
+        self._words_seen: list[tuple[str, str]] = []
         self._left: dict[str, Suspect] = {}
         self._judged: dict[int, tuple[ShardSum, ShardSum, float]] = {}
         self._uncaptured: dict[str, Suspect] = {}
@@ -296,6 +301,8 @@ class RecoveryCore:
     def _round(self, store: Store) -> None:
         """Compare sums; queue what differs, unless a guard holds it."""
         began = self._clock.monotonic()
+        if self._decision.held and began < self._held_until and self._words() == self._words_seen:
+            return
         sums = self._table.sums()
         self._follow_to_end(store)
         owned = self.shares.owned()
@@ -310,8 +317,16 @@ class RecoveryCore:
         self.counters.held = Counter(suspect.kind for suspect in found if suspect.kind in self._decision.held)
         passing = [each for each in found if each.kind not in self._decision.held][:QUEUE_MAX]
         self._queue.extend(sorted(passing, key=lambda each: each.project_id))  # A lock for many, not for each.
-        self.counters.round_at = self._clock.monotonic()
-        self.counters.round_seconds = self.counters.round_at - began
+        now = self.counters.round_at = self._clock.monotonic()
+        self.counters.round_seconds = now - began
+        if self._decision.held:
+            # To see all that a guard holds is dear; until somebody has said a word, seldom is enough.
+            self._words_seen = self._words()
+            self._held_until = now + min(JUDGED_SECONDS, HELD_SHARE * self.counters.round_seconds)
+
+    def _words(self) -> list[tuple[str, str]]:
+        """What has been said about each guard in force."""
+        return sorted((guard.id, guard.approved_by) for guard in self.guard.waiting())
 
     def _look_into(self, store: Store, shard: int, sums: dict[int, ShardSum]) -> list[Suspect]:
         """Suspects of a shard that were not judged already; none if nothing has changed since all of it was."""
