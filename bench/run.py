@@ -56,6 +56,8 @@ def rows_of_consistency(c: Costs) -> list[Row]:
         row("rebuild.rss_before", at, c.rss_before, "MB"),
         row("rebuild.rss", at, c.rebuild_rss, "MB"),
         *(row(f"neutron.port_{verb}.cpu_ratio", at, ratio, "x", 1.05) for verb, ratio in c.api_ratio.items()),
+        *(row(f"neutron.port_{verb}.in_call.cpu_ratio", at, ratio, "x") for verb, ratio in c.call_ratio.items()),
+        *(row(f"neutron.port_{verb}.noop.cpu", at, cpu * 1e3, "ms") for verb, cpu in c.noop_cpu.items()),
         row("neutron.port_create.one_project.wall_ratio", at, c.one_project_ratio, "x", 1.05),
     ]
 

@@ -64,6 +64,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
     Metric("flowloom_worker_refused_objects_total", "counter", "Attempts on objects that cannot become records."),
     Metric("flowloom_worker_lock_waits_total", "counter", "Projects left to the holder of their lock."),
     Metric("flowloom_worker_drain_errors_total", "counter", "Drains that ended with an error; recovery does what they leave."),
+    Metric("flowloom_worker_drain_cpu_seconds_total", "counter", "CPU time of the thread that drains."),
 )  # fmt: skip
 
 METRICS = {RECOVERY: RECOVERY_METRICS, WORKER: WORKER_METRICS}
@@ -71,13 +72,17 @@ METRICS = {RECOVERY: RECOVERY_METRICS, WORKER: WORKER_METRICS}
 
 @dataclass
 class WorkerCounts:
-    """Of one API worker, since it started.  Written by its threads without a lock: a count may be missed."""
+    """Of one API worker, since it started.  Written by its threads without a lock: a count may be missed.
+
+    cpu_seconds: of the thread that drains.
+    """
 
     captured: int = 0
     drained: int = 0
     refused: int = 0
     left: int = 0
     errors: int = 0
+    cpu_seconds: float = 0.0
 
     def count(self, done: Drained) -> None:
         """Add what a drain did."""
@@ -145,6 +150,7 @@ def worker_samples(counts: WorkerCounts, waiting: int, capture: Captured) -> Sam
         "flowloom_worker_refused_objects_total": counts.refused,
         "flowloom_worker_lock_waits_total": counts.left,
         "flowloom_worker_drain_errors_total": counts.errors,
+        "flowloom_worker_drain_cpu_seconds_total": counts.cpu_seconds,
     }
 
 

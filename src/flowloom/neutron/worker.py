@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from random import Random
 
 from flowloom.consistency.drain import Drain
@@ -85,6 +86,7 @@ class DrainWorker:
         drain = drain_of_this_process(self._settings, self._database)
         backoff = Backoff(Random())
         while True:
+            self.counts.cpu_seconds = time.thread_time()
             refs = self._take()
             try:
                 self.counts.count(drain.drain(refs=refs))
