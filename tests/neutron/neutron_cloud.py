@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ DEPLOYMENT = "test"
 
 @dataclass
 class Sql:
-    """A Neutron database by plain SQLAlchemy; satisfies `drain.Database` and `database.Database`."""
+    """A Neutron database by plain SQLAlchemy; satisfies `database.Database`."""
 
     url: str
 
@@ -54,10 +54,6 @@ class Sql:
     def writer(self) -> Iterator[sa.Connection]:
         with translated_errors(), self.writing.begin() as connection:
             yield connection
-
-    def write(self, statement: sa.Executable, parameters: Sequence[Mapping[str, object]] = ()) -> int:
-        with self.writing.begin() as connection:
-            return connection.execute(statement, list(parameters) or None).rowcount
 
     def rows(self) -> dict[tuple[str, str], Any]:
         """The sync rows by (kind, object id)."""

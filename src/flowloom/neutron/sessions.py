@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -26,14 +26,3 @@ class NeutronSessions:
     def writer(self) -> Iterator[sa.Connection]:
         with translated_errors(), db_api.CONTEXT_WRITER.using(neutron_context.get_admin_context()) as session:
             yield session.connection()
-
-    def write(self, statement: sa.Executable, parameters: Sequence[Mapping[str, object]] = ()) -> int:
-        """Execute one statement in a transaction of its own, again after a deadlock; how many rows it matched."""
-        return int(_write(statement, parameters))
-
-
-@db_api.retry_db_errors  # type: ignore[untyped-decorator]
-def _write(statement: sa.Executable, parameters: Sequence[Mapping[str, object]]) -> int:
-    with db_api.CONTEXT_WRITER.using(neutron_context.get_admin_context()) as session:
-        found: int = session.connection().execute(statement, list(parameters) or None).rowcount
-        return found
