@@ -68,6 +68,7 @@ def test_repair_makes_everything_equal_and_says_so(world: World) -> None:
     assert world.unequal() == []
     entries = operations.ask({"ask": "audit", "limit": 100})["entries"]
     assert {entry["by"].split(" via ")[0] for entry in entries} == {"anna"}
+    assert len(entries) == len(HANDS) and {entry["verified"] for entry in entries} == {"read again: equal"}
     assert operations.ask({"ask": "drift"})["counts"] == {}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recovery_world import DEPLOYMENT, OPTIONS, World, other_content, replace_value
 
 from flowloom.consistency.differences import Kind
+from flowloom.consistency.marks import shard_of
 from flowloom.consistency.table import Ref
 from flowloom.kernel.errors import Rejected
 from flowloom.model.keys import key_of
@@ -448,6 +449,92 @@ def test_every_repair_has_an_entry_even_if_the_service_dies_in_its_middle(world:
     assert [(entry["kind"], entry["ref"][1], entry["done"]) for entry in told] == [
         (Kind.DIFFERENT, "o0001", "to be written again")
     ]
+
+
+def test_a_store_that_goes_away_in_the_middle_of_a_repair_leaves_the_lock_free(world: World) -> None:
+    service = world.service()
+    world.run(4)
+    tamper(world, Ref("port", "o0001"))
+    reopen = service._table.reopen
+
+    def reopen_then_cut(lease, wanted):  # type: ignore[no-untyped-def]
+        world.store.available = False
+        return reopen(lease, wanted)
+
+    service._table.reopen = reopen_then_cut  # type: ignore[method-assign]
+    world.run(2)
+    assert not world.store.available
+    assert world.tables.take("project:p1", "a worker", 1.0) is not None
+    world.store.available = True
+    service._table.reopen = reopen  # type: ignore[method-assign]
+    world.run(10)
+    assert world.unequal() == []
+
+
+def test_what_cannot_be_repaired_is_not_looked_at_again_and_hides_nothing(world: World) -> None:
+    world.service(replace(OPTIONS, reread_per_second=0.001))
+    world.run(4)
+    stuck = "stuck"
+    neighbour = next(n for n in range(10_000) if shard_of("port", f"n{n}") == shard_of("port", stuck))
+    world.change(f"n{neighbour}", "neighbour")
+    world.put(Entry(key_of(DEPLOYMENT, "p1", "net", "port", stuck), 2**62 + 1, b"?"))
+    world.run(6)
+    fence = world.sql.table("lease")["project:p1"].fence
+    world.run(20)
+    assert world.sql.table("lease")["project:p1"].fence == fence, "its lock was taken again and again"
+    tamper(world, Ref("port", f"n{neighbour}"))
+    world.run(4)
+    assert world.audited() == [(Kind.DIFFERENT, f"n{neighbour}")]
+
+
+def test_an_index_that_is_wrong_repairs_nothing_calls_no_guard_and_is_put_right() -> None:
+    world = World()
+    refs = world.fill(200)
+    service = world.service(replace(OPTIONS, reread_per_second=0.001, versions_seconds=1e9))
+    world.run(4)
+    service._index.take([Entry(world.key(ref), 77, b"nobody wrote this") for ref in refs[:150]])
+    world.run(6)
+    assert world.tables.guards() == [] and world.audit() == []
+    assert service.counters.shards_differing == 0 and service.counters.drift == {}
+
+
+def test_a_list_of_versions_finds_what_no_feed_told(world: World) -> None:
+    world.service(replace(OPTIONS, reread_per_second=0.001))
+    world.run(4)
+    lose_silently(world, Ref("port", "o0001"))
+    world.run(OPTIONS.versions_seconds + 4)
+    assert world.audited() == [(Kind.MISSING, "o0001")]
+
+
+def test_a_store_without_a_change_feed_is_followed_by_its_versions(world: World) -> None:
+    service = world.service(replace(OPTIONS, reread_per_second=0.001))
+    store = world.links[0].store()
+    store.capabilities = replace(store.capabilities, watch=False)
+    store.watch = None  # type: ignore[assignment, method-assign]
+    world.run(4)
+    lose(world, Ref("port", "o0001"))
+    run_ahead(world, Ref("port", "o0002"))
+    world.change("o0003", "changed")
+    world.run(10)
+    assert world.unequal() == []
+    assert world.audited() == [(Kind.AHEAD, "o0002"), (Kind.MISSING, "o0001")]
+    world.store.wipe()
+    world.run(10)
+    assert world.unequal() == [] and service.counters.listings == 2
+
+
+def test_only_the_leader_searches_for_objects_without_a_row(world: World) -> None:
+    asked: list[str] = []
+    for service in (world.service(), world.service()):
+        adopt = service._table.adopt
+
+        def noted(limit: int, service=service, adopt=adopt):  # type: ignore[no-untyped-def]
+            asked.append(service.owner)
+            return adopt(limit)
+
+        service._table.adopt = noted  # type: ignore[method-assign]
+    world.run(30)
+    assert len(asked) >= 4 and set(asked) == {service.owner for service in world.services if service.shares.leads()}
 
 
 def test_repairs_keep_to_their_pace() -> None:

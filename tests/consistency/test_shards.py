@@ -74,9 +74,12 @@ def test_shards_are_all_held_evenly_and_there_is_one_leader(services: int) -> No
     assert sum(shares.leads() for shares in members.shares.values()) == 1
 
 
-def test_a_dead_service_is_replaced_within_one_lease_time_of_its_last_renewal() -> None:
+@pytest.mark.parametrize("moment", [0.0, 1.3, 2.6, 3.9])
+def test_a_dead_service_is_replaced_within_one_lease_time_of_its_last_renewal(moment: float) -> None:
     members = Members()
-    dead, alive = members.join("dead"), members.join("alive")
+    dead = members.join("dead")
+    members.run(moment)
+    alive = members.join("alive")
     members.run(LEASE)
     assert dead.leads() and len(dead.owned()) == len(alive.owned()) == SHARDS // 2
     members.shares.pop("dead")
