@@ -19,9 +19,12 @@ from flowloom.northbound.store import Entry
 from flowloom.testing.broken_models import OverwritingDatabase, nobody
 from flowloom.testing.consistency_simulator import DRAIN_ALONE, FLOWLOOM, Parts
 from flowloom.testing.consistency_simulator_actors import NeutronProcess
-from flowloom.testing.consistency_simulator_ports import NO_FAULTS, Faults
+from flowloom.testing.consistency_simulator_ports import Faults
 from flowloom.testing.sql_model import Content, LeaseRow, NeutronTransaction, SyncRow
 from flowloom.testing.sql_model_tables import ModelTables
+
+SLOW = Faults(slow=0.5)
+"""Nothing goes wrong, and everything takes its time."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ MUTATIONS: dict[str, Mutation] = {
         replace(DRAIN_ALONE, database=OverwritingDatabase), acts_after_its_lease
     ),
     "release although somebody asked, without recovery": Mutation(
-        replace(DRAIN_ALONE, tables=ReleasesAnyway, recover=nobody), faults=NO_FAULTS
+        replace(DRAIN_ALONE, tables=ReleasesAnyway, recover=nobody), faults=SLOW
     ),
     "an agent takes what is older": Mutation(DRAIN_ALONE, follower_takes_anything),
     "an agent never compares": Mutation(DRAIN_ALONE, follower_never_compares),

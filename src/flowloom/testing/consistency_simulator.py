@@ -159,6 +159,7 @@ class World:
         self._copies: list[Sequence[Entry]] = []
         self._strays: set[str] = set()
         self._ahead: set[str] = set()
+        self._bypassed: set[Ref] = set()
         self._make_objects()
         self._make_processes()
 
@@ -333,6 +334,7 @@ class World:
             return  # Nobody knows yet what the store took of this version: `docs/why.md`, what is not claimed.
         content = self.next_content(ref, self.sql.table("objects").get(ref))
         self.environment.say(f"{ref.kind} {ref.id} changes past the capture: {content}")
+        self._bypassed.add(ref)
         self.sql.force("objects", ref, content)
 
     def _outage(self, seconds: float) -> None:
@@ -450,15 +452,17 @@ class World:
         row = self.sql.table("sync")[ref]
         content: Content | None = self.sql.table("objects").get(ref)
         if ref[0] not in KINDS or (content is not None and content.text == REFUSED):
-            return "" if row.version > row.synced_version else f"{ref} is clean, but nobody could write it"
+            unsaid = row.version == row.synced_version and ref not in self._bypassed
+            return f"{ref} is clean, but nobody could write it" if unsaid else ""
         if row.deleted is not (content is None):
             return f"{ref}: the row says deleted={row.deleted}, the object is {content}"
         if row.version > row.synced_version:
             return f"{ref} is dirty: {row.version} > {row.synced_version} {row.last_error}"
-        entry = held.get(self.keys[Ref(*ref)])
+        key = key_of(DEPLOYMENT, row.project_id, row.scope, *ref)
+        entry = held.get(key)
         if entry is None and content is None and not self.parts.tombstones:
             return ""
-        wanted = (self.keys[Ref(*ref)], row.version, self._value(Ref(*ref), row.version, row.key, content))
+        wanted = (key, row.version, self._value(Ref(*ref), row.version, row.key, content))
         return "" if entry == wanted else f"Neutron has {wanted}, the store {entry}"
 
 
