@@ -487,15 +487,36 @@ def test_what_cannot_be_repaired_is_not_looked_at_again_and_hides_nothing(world:
     assert world.audited() == [(Kind.DIFFERENT, f"n{neighbour}")]
 
 
+def test_what_was_undone_before_anybody_looked_closely_is_found_when_it_is_done_again(world: World) -> None:
+    service = world.service()
+    world.run(4)
+    right = world.held(world.key(Ref("port", "o0001")))
+    assert right is not None
+    get = world.links[0].store().get
+    world.links[0].store().get = lambda keys: (world.put(right), get(keys))[1]  # type: ignore[method-assign]
+    tamper(world, Ref("port", "o0001"))
+    service.follow_step()
+    world.clock.advance(2.0)
+    service.compare_step()
+    world.links[0].store().get = get  # type: ignore[method-assign]
+    assert world.held(right.key) == right
+    world.run(4)
+    assert world.audit() == []
+    tamper(world, Ref("port", "o0001"))
+    world.run(6)
+    assert world.audited() == [(Kind.DIFFERENT, "o0001")] and world.unequal() == []
+
+
 def test_an_index_that_is_wrong_repairs_nothing_calls_no_guard_and_is_put_right() -> None:
     world = World()
     refs = world.fill(200)
     service = world.service(replace(OPTIONS, reread_per_second=0.001, versions_seconds=1e9))
     world.run(4)
-    service._index.take([Entry(world.key(ref), 77, b"nobody wrote this") for ref in refs[:150]])
-    world.run(6)
-    assert world.tables.guards() == [] and world.audit() == []
-    assert service.counters.shards_differing == 0 and service.counters.drift == {}
+    for wrong in (150, 5):  # Beyond the guard's bounds, and within.
+        service._index.take([Entry(world.key(ref), 77, b"nobody wrote this") for ref in refs[:wrong]])
+        world.run(6)
+        assert world.tables.guards() == [] and world.audit() == []
+        assert service.counters.shards_differing == 0 and service.counters.drift == {}
 
 
 def test_a_list_of_versions_finds_what_no_feed_told(world: World) -> None:

@@ -88,6 +88,20 @@ def test_a_dead_service_is_replaced_within_one_lease_time_of_its_last_renewal(mo
     assert alive.takeovers == GROUPS // 2 + 1
 
 
+def test_a_service_that_looks_shortly_before_a_lease_ends_looks_again_when_it_ends() -> None:
+    members = Members()
+    dead, alive = members.join("dead"), members.join("alive")
+    members.run(LEASE)
+    dead.step()
+    members.shares.pop("dead")
+    alive.step()
+    members.due["alive"] = members.clock.monotonic() + LEASE - 3.0
+    members.clock.advance(LEASE / 3), alive.step()  # It keeps its own leases meanwhile.
+    members.clock.advance(LEASE / 3), alive.step()
+    members.run(LEASE / 3 + 0.3)
+    assert len(alive.owned()) == SHARDS
+
+
 def test_a_service_that_ends_properly_is_replaced_at_once() -> None:
     members = Members()
     members.join("leaving"), members.join("staying")

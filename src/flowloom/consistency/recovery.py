@@ -48,7 +48,7 @@ QUEUE_MAX = 10_000
 """Suspects remembered; the others are found again by a later comparison."""
 
 JUDGED_SECONDS = 60.0
-"""A shard whose differences are all known and stay (unknown kinds, tombstones without a row) is looked into so often."""
+"""What cannot be repaired (unknown kinds), and shards that differ by nothing else, are looked into again so often."""
 
 FOLLOW_SECONDS = 0.5
 """How often a caller that does not wait for changes asks for them."""
@@ -139,7 +139,8 @@ class RecoveryCore:
         self._held_until = float("-inf")
         self._words_seen: list[tuple[str, str]] = []
         self._left: dict[str, Suspect] = {}
-        self._judged: dict[int, tuple[ShardSum, ShardSum, float]] = {}
+        self._judged: dict[int, tuple[ShardSum, ShardSum]] = {}
+        self._forget_at = float("-inf")
         self._uncaptured: dict[str, Suspect] = {}
         self._pace = Pace(clock, options.repairs_per_second)
         self._reread_pace = Pace(clock, options.reread_per_second, REREAD_SECONDS)
@@ -303,6 +304,8 @@ class RecoveryCore:
         began = self._clock.monotonic()
         if self._decision.held and began < self._held_until and self._words() == self._words_seen:
             return
+        if began >= self._forget_at:
+            self._forget_judgements()  # What could not be repaired then may be now.
         sums = self._table.sums()
         self._follow_to_end(store)
         owned = self.shares.owned()
@@ -331,8 +334,7 @@ class RecoveryCore:
     def _look_into(self, store: Store, shard: int, sums: dict[int, ShardSum]) -> list[Suspect]:
         """Suspects of a shard that were not judged already; none if nothing has changed since all of it was."""
         sides = (sums.get(shard, NOTHING), self._index.sum(shard))
-        judged = self._judged.get(shard)
-        if judged is not None and judged[:2] == sides and self._clock.monotonic() < judged[2]:
+        if self._judged.get(shard) == sides:
             return []
         rows = rows_of(self._table, shard)
         self._follow_to_end(store)  # What was acknowledged to these rows has been in the feed.
@@ -341,7 +343,7 @@ class RecoveryCore:
         found = list(suspects(self.options.deployment, rows, self._index.shard(shard), "sums"))
         fresh = [each for each in found if self._left.get(each.key) != each]
         if not fresh:
-            self._judged[shard] = (*sides, self._clock.monotonic() + JUDGED_SECONDS)
+            self._judged[shard] = sides
         return fresh
 
     def _pending(self, owned: Sequence[int]) -> list[Suspect]:
@@ -406,7 +408,7 @@ class RecoveryCore:
         self._index.correct(list(done.answers), list(done.answers.values()))
         for suspect in chosen:
             self._uncaptured.pop(suspect.key, None)
-        stay = {each.key for each in done.left} | {each.key for each in done.equal}
+        stay = {each.key for each in done.left}
         if len(self._left) > QUEUE_MAX:
             self._left.clear()
         self._left |= {suspect.key: suspect for suspect in chosen if suspect.key in stay}
@@ -428,6 +430,7 @@ class RecoveryCore:
     def _forget_judgements(self) -> None:
         self._left.clear()
         self._judged.clear()
+        self._forget_at = self._clock.monotonic() + JUDGED_SECONDS
 
     # --- reading again what nobody suspects --------------------------------------------------
 
