@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test neutron-own lint bench docs clean
+.PHONY: help setup demo test simulate neutron-own lint bench docs clean
 
 help: ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -18,6 +18,10 @@ demo: setup ## The main job, end to end: a Neutron call becomes a ping between t
 
 test: setup ## Every test, against real servers and real switches
 	@scripts/test $(BIN) $(JOBS)
+
+N ?= 20000
+simulate: setup ## Schedules of the consistency simulator: N=100000, BASE=first seed (random by default)
+	@$(BIN)/python scripts/simulate $(N) $(if $(BASE),--base $(BASE))
 
 lint: setup ## Layers, style, types, generated documentation
 	@echo "== layers";  $(BIN)/lint-imports --no-cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from flowloom.consistency import shards
 from flowloom.consistency.differences import Difference
 from flowloom.consistency.drain import Drain
 from flowloom.consistency.lease import Held
-from flowloom.consistency.table import Acknowledged, Lease, Reopen
+from flowloom.consistency.table import Acknowledged, Lease, Ref, Reopen
 from flowloom.northbound.follower import Follower
 from flowloom.northbound.replica import Replica
 from flowloom.northbound.store import Entry
@@ -32,14 +32,13 @@ class Mutation:
     """patch: what is changed of production code.  parts: what is changed of the model's statements.
 
     harmless: why it does no harm in the end; "": it is caught.
-    faults: these, instead of what the seed draws.  seed: one under which it is caught, where that is rare.
+    faults: these, instead of what the seed draws: those under which it is not rare.
     """
 
     parts: Parts
     patch: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
     harmless: str = ""
     faults: Faults | None = None
-    seed: int | None = None
 
 
 # Statements of the SQL side -------------------------------------------------------------------------
@@ -71,6 +70,15 @@ class TakesWhatIsHeld(ModelTables):
 class ReopensWithoutFence(ModelTables):
     def _fenced(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
         return row
+
+
+class WaitsForAFutureTime(ModelTables):
+    def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
+        now = self.database.now()
+        early = {ref for ref, row in self.database.table("sync").items() if row.dirty_since <= now}
+        if dirty_for_seconds > 0:
+            refs = early if refs is None else early & set(refs)
+        return super().dirty_projects(dirty_for_seconds, refs)
 
 
 class BumpsOnceForSavepoints(NeutronTransaction):
@@ -166,8 +174,15 @@ MUTATIONS: dict[str, Mutation] = {
     "an agent takes what is older": Mutation(DRAIN_ALONE, follower_takes_anything),
     "an agent never compares": Mutation(DRAIN_ALONE, follower_never_compares),
     "repair below the version that the store holds": Mutation(replace(FLOWLOOM, tables=ReopensBelow)),
-    "a lease of a time to come counts as held": Mutation(FLOWLOOM, leases_of_the_future_live),
-    "what went past the capture is repaired at its old version": Mutation(FLOWLOOM, repairs_at_the_same_version),
+    "a lease of a time to come counts as held": Mutation(
+        FLOWLOOM, leases_of_the_future_live, faults=Faults(clock_jump=0.1, crash=0.01, tamper=0.1)
+    ),
+    "what went past the capture is repaired at its old version": Mutation(
+        FLOWLOOM, repairs_at_the_same_version, faults=Faults(slow=0.2, wipe=0.1, bypass=0.2)
+    ),
+    "what is dirty since a time to come is left for then": Mutation(
+        replace(DRAIN_ALONE, tables=WaitsForAFutureTime), faults=Faults(clock_jump=0.1, crash=0.01)
+    ),
     "act after the lease has run out": Mutation(
         DRAIN_ALONE, acts_after_its_lease, "the store applies only what is newer"
     ),

@@ -223,8 +223,8 @@ MODELS: dict[str, Broken] = {
             recover=recover_locked,
             without=LOSSES,
         ),
-        seed=0,
-        caught_as="",
+        seed=53,
+        caught_as="Neutron has",
     ),
     "lost-change": Broken(
         Parts(
@@ -234,25 +234,25 @@ MODELS: dict[str, Broken] = {
             recover=nobody,
             without=LOSSES,
         ),
-        seed=0,
+        seed=25,
         caught_as="Neutron has",
     ),
     "resurrection": Broken(
         Parts(database=ForgetfulDatabase, recover=DRAIN_ALONE.recover, tombstones=False, without=LOSSES),
-        seed=0,
-        caught_as="",
+        seed=78,
+        caught_as="Neutron has",
     ),
     "stale-for-ever": Broken(
         Parts(neutron_transaction=RestartingVersions, recover=DRAIN_ALONE.recover, without=LOSSES),
         seed=0,
-        caught_as="",
+        caught_as="which Neutron never gave out",
         always=True,
     ),
     "silent-loss": Broken(
-        Parts(follower=Listener, recover=DRAIN_ALONE.recover, without=LOSSES), seed=0, caught_as="agent"
+        Parts(follower=Listener, recover=DRAIN_ALONE.recover, without=LOSSES), seed=24, caught_as="agent0 has None"
     ),
     "mass-delete": Broken(
-        Parts(recover=recover_from_what_it_reads, without=LOSSES), seed=0, caught_as="which Neutron never had"
+        Parts(recover=recover_from_what_it_reads, without=LOSSES), seed=49, caught_as="which Neutron never had"
     ),
 }
 """By what goes wrong."""

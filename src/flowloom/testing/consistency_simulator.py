@@ -298,7 +298,7 @@ class World:
                 key = key_of(DEPLOYMENT, *self.places[self.refs[0]], ref.kind, ref.id)
                 self._ref_of_key[key], self.keys[ref] = ref, key
                 entry = self._planted(key, held, loses)
-            case 1 if ref.kind in KINDS:
+            case 1 if ref.kind in KINDS and ref in self.sql.table("sync"):
                 key = key_of(DEPLOYMENT, self.places[ref][0], "elsewhere", ref.kind, ref.id)
                 self._strays.add(key)
                 entry = self._planted(key, held, loses)
