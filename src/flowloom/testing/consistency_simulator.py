@@ -19,6 +19,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -68,6 +69,9 @@ WORLDS_PER_COLLECTION: Final = 25
 
 
 JUNK: Final = b'{"schema":1,"kind":"port","id":"junk","version":1}'
+
+
+_key_of = lru_cache(maxsize=10_000)(key_of)
 
 
 @dataclass(frozen=True)
@@ -389,11 +393,20 @@ class World:
             if wrong:
                 return wrong
             under_way = self.ledger.in_flight or self.environment.paused
-            differences = [] if under_way else self.differences()
-            if not under_way and not differences:
+            if not under_way and not self._dirty() and not self.differences():
                 return []
             if self.scheduler.now >= deadline:
-                return differences or ["something is still under way"]
+                return self.differences() or ["something is still under way"]
+
+    def _dirty(self) -> bool:
+        """Whether the drain still has something to do that can be done: the cheap part of the verdict."""
+        objects = self.sql.table("objects")
+        for ref, row in self.sql.table("sync").items():
+            content = objects.get(ref)
+            writable = row.kind in KINDS and (content is None or content.text != REFUSED)
+            if writable and row.version > row.synced_version:
+                return True
+        return False
 
     def _broken_tasks(self) -> list[str]:
         broken = [(task, task.error) for task in self.process_of if task.error is not None]
@@ -458,7 +471,7 @@ class World:
             return f"{ref}: the row says deleted={row.deleted}, the object is {content}"
         if row.version > row.synced_version:
             return f"{ref} is dirty: {row.version} > {row.synced_version} {row.last_error}"
-        key = key_of(DEPLOYMENT, row.project_id, row.scope, *ref)
+        key = _key_of(DEPLOYMENT, row.project_id, row.scope, *ref)
         entry = held.get(key)
         if entry is None and content is None and not self.parts.tombstones:
             return ""

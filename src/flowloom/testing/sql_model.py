@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -125,7 +125,7 @@ class SqlModel:
         self._locks: dict[Key, Transaction] = {}
         self._numbers = 0
         # Real threads take turns; tasks of a scheduler are alone between two steps anyway.
-        self.turn = threading.RLock() if scheduler is None else None
+        self.turn: AbstractContextManager[Any] = threading.RLock() if scheduler is None else nullcontext()
 
     def transaction(self) -> Transaction:
         """A block of it is committed at its end, and rolled back when it raises anything."""
@@ -134,6 +134,12 @@ class SqlModel:
     def table(self, name: str) -> dict[Any, Any]:
         """What is committed, for tests: look, do not change."""
         return self.state.tables[name]
+
+    def select(self, what: str, table: str) -> dict[Any, Any]:
+        """A table, by one SELECT in a transaction of its own.  Look, do not change."""
+        with self.turn:
+            self.step(what)
+            return self.state.tables[table]
 
     def execute(self, what: str, table: str, key: Hashable, change: Callable[..., Any], *arguments: Any) -> bool:
         """`Transaction.update` as a transaction of its own, which holds its lock for no step."""
@@ -228,8 +234,7 @@ class Transaction:
         self._ended = False
 
     def __enter__(self) -> Transaction:
-        if self._database.turn is not None:
-            self._database.turn.acquire()
+        self._database.turn.__enter__()
         return self
 
     def __exit__(
@@ -240,8 +245,7 @@ class Transaction:
                 self.commit()
         finally:
             self.rollback()
-            if self._database.turn is not None:
-                self._database.turn.release()
+            self._database.turn.__exit__(kind, error, trace)
 
     def rows(self, what: str, table: str) -> dict[Any, Any]:
         """SELECT: a table as the snapshot has it.  Look, do not change."""

@@ -41,17 +41,15 @@ class ModelTables:
     # SyncTable -----------------------------------------------------------------------------------
 
     def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
-        def read(one: Transaction) -> list[str]:
-            waiting = [row for row in one.rows("select dirty projects", "sync").values() if _is_dirty(row)]
-            if refs is not None:
-                waiting = [row for row in waiting if (row.kind, row.id) in refs]
-            if dirty_for_seconds > 0:
-                now = self.database.now()
-                # Dirty since a time to come: the clock went back, and nobody knows since when.
-                waiting = [r for r in waiting if r.dirty_since <= now - dirty_for_seconds or r.dirty_since > now]
-            return list(dict.fromkeys(row.project_id for row in sorted(waiting, key=_longest_dirty)))
-
-        return self._in_transaction(read)
+        rows = self.database.select("select dirty projects", "sync").values()
+        waiting = [row for row in rows if row.version > row.synced_version]
+        if refs is not None:
+            waiting = [row for row in waiting if (row.kind, row.id) in refs]
+        if dirty_for_seconds > 0:
+            now = self.database.now()
+            # Dirty since a time to come: the clock went back, and nobody knows since when.
+            waiting = [r for r in waiting if r.dirty_since <= now - dirty_for_seconds or r.dirty_since > now]
+        return list(dict.fromkeys(row.project_id for row in sorted(waiting, key=_longest_dirty)))
 
     def dirty(self, project_id: str, limit: int, skip: Collection[int] = ()) -> list[Fact]:
         def read(one: Transaction) -> list[Fact]:
@@ -109,23 +107,17 @@ class ModelTables:
         return self._in_transaction(write)
 
     def sums(self) -> dict[int, ShardSum]:
-        def read(one: Transaction) -> dict[int, ShardSum]:
-            found: dict[int, ShardSum] = {}
-            for row in one.rows("select sums", "sync").values():
-                if row.mark > 0:
-                    objects, total = found.get(row.shard, (0, 0))
-                    found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
-            return found
-
-        return self._in_transaction(read)
+        found: dict[int, ShardSum] = {}
+        for row in self.database.select("select sums", "sync").values():
+            if row.mark > 0:
+                objects, total = found.get(row.shard, (0, 0))
+                found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
+        return found
 
     def shard(self, shard: int, after_key: int, limit: int) -> list[Row]:
-        def read(one: Transaction) -> list[Row]:
-            rows = one.rows("select shard", "sync").values()
-            found = sorted((row for row in rows if row.shard == shard and row.key > after_key), key=_key_of_row)
-            return [_row(row) for row in found[:limit]]
-
-        return self._in_transaction(read)
+        rows = self.database.select("select shard", "sync").values()
+        found = sorted((row for row in rows if row.shard == shard and row.key > after_key), key=_key_of_row)
+        return [_row(row) for row in found[:limit]]
 
     def adopt(self, limit: int) -> list[Ref]:
         def write(one: Transaction) -> list[Ref]:
@@ -154,8 +146,7 @@ class ModelTables:
 
     def _take(self, name: str, owner: str, seconds: float) -> tuple[bool, Lease | None]:
         """Whether this attempt decided it, and what it gave."""
-        with self.database.transaction() as one:
-            seen: LeaseRow | None = one.rows("select lease", "lease").get(name)
+        seen: LeaseRow | None = self.database.select("select lease", "lease").get(name)
         database, now = self.database, self.database.now()
         if seen is None:
             fresh = LeaseRow(owner, 1, now + seconds, 0)
@@ -179,27 +170,20 @@ class ModelTables:
         def write() -> bool:
             return self.database.execute("release", "lease", lease.name, self._released, lease)
 
-        def read() -> LeaseRow | None:
-            with self.database.transaction() as one:
-                return one.rows("select asked", "lease").get(lease.name)
-
         if self._again(write):
             return None
-        found = self._again(read)
+        found = self.database.select("select asked", "lease").get(lease.name)
         if found is None or not _same(found, lease):
             return None
         return Lease(lease.name, lease.owner, lease.fence, found.asked)
 
     def holders(self, prefix: str) -> list[Holder]:
-        def read(one: Transaction) -> list[Holder]:
-            now = self.database.now()
-            return [
-                Holder(name, row.owner, row.fence, row.until - now)
-                for name, row in sorted(one.rows("select holders", "lease").items())
-                if row.owner and name.startswith(prefix)
-            ]
-
-        return self._in_transaction(read)
+        rows, now = self.database.select("select holders", "lease").items(), self.database.now()
+        return [
+            Holder(name, row.owner, row.fence, row.until - now)
+            for name, row in sorted(rows)
+            if row.owner and name.startswith(prefix)
+        ]
 
     # AuditTable ----------------------------------------------------------------------------------
 
@@ -237,10 +221,7 @@ class ModelTables:
         self._in_transaction(lambda one: one.update("hold guard", "guard", guard.id, _held_guard, kept))
 
     def guards(self) -> list[GuardEntry]:
-        def read(one: Transaction) -> list[GuardEntry]:
-            return sorted(one.rows("select guards", "guard").values(), key=_newest_guard)[:GUARDS_MAX]
-
-        return self._in_transaction(read)
+        return sorted(self.database.select("select guards", "guard").values(), key=_newest_guard)[:GUARDS_MAX]
 
     def approve(self, guard_id: str, by: str) -> bool:
         return self._in_transaction(lambda one: one.update("approve guard", "guard", guard_id, _approved, by))
