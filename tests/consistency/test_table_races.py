@@ -15,7 +15,7 @@ from flowloom.consistency.table import GuardEntry, Lease, Reopen
 from flowloom.kernel.errors import Unavailable
 from flowloom.neutron.database import Contended, Database, SqlDatabase
 from flowloom.neutron.models import GUARD
-from flowloom.neutron.tables import GUARDS_MAX, TRIES_MAX, SqlAuditTable, SqlLeaseTable, SqlSyncTable
+from flowloom.neutron.tables import GUARDS_MAX, LOOKS_MAX, TRIES_MAX, SqlAuditTable, SqlLeaseTable, SqlSyncTable
 from flowloom.testing.sql_servers import Galera
 from flowloom.testing.table_conformance import PROJECT, SCOPE, port, row_of
 
@@ -114,10 +114,10 @@ def test_a_database_that_gives_everything_up_is_unavailable_after_so_many_tries(
         raise Contended("deadlock")
 
     tries = 0
-    busy = SqlLeaseTable(Interrupted(database, *[give_up] * (TRIES_MAX + 1)))
+    busy = SqlLeaseTable(Interrupted(database, *[give_up] * (LOOKS_MAX + 1)))
     with pytest.raises(Unavailable, match="faster"):
         busy.take("l", "one", 10.0)
-    assert tries == TRIES_MAX
+    assert tries == LOOKS_MAX
     tries = 0
     table = SqlSyncTable(Interrupted(database, *[give_up] * (TRIES_MAX + 1)), translate, adoptable)
     with pytest.raises(Unavailable, match="given up"):

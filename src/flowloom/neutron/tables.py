@@ -37,7 +37,10 @@ from flowloom.neutron.models import AUDIT, ERROR_CHARACTERS_MAX, GUARD, LEASE, S
 TRIES_MAX = 12
 """How often a transaction is tried that the database gives up in favour of others (about 2 s in all)."""
 
-DELAY_SECONDS, DELAY_SECONDS_MAX = 0.005, 0.5
+LOOKS_MAX = 60
+"""How often a lease is looked at that changes hands between look and word (about 3 s in all)."""
+
+DELAY_SECONDS, DELAY_SECONDS_MAX, LOOK_SECONDS_MAX = 0.005, 0.5, 0.1
 REFS_PER_SELECT = 400
 GUARDS_MAX = 100
 HEALED_PER_CALL = 1000
@@ -112,9 +115,9 @@ class _Patient:
             self._pause(number)
         raise Unavailable(f"given up {TRIES_MAX} times in favour of others: {last}") from last
 
-    def _pause(self, number: int) -> None:
+    def _pause(self, number: int, at_most_seconds: float = DELAY_SECONDS_MAX) -> None:
         """Before try `number` + 2; by chance, so that two who collided do not collide again."""
-        time.sleep(self._random.uniform(0.0, min(DELAY_SECONDS_MAX, DELAY_SECONDS * 2**number)))
+        time.sleep(self._random.uniform(0.0, min(at_most_seconds, DELAY_SECONDS * 2**number)))
 
 
 class SqlSyncTable(_Patient):
@@ -266,7 +269,7 @@ class SqlLeaseTable(_Patient):
     """`table.LeaseTable`: one row a name.  Any thread may use it."""
 
     def take(self, name: str, owner: str, seconds: float) -> Lease | None:
-        for number in range(TRIES_MAX):
+        for number in range(LOOKS_MAX):
             try:
                 holder = self._look(name)
                 if holder is not None and not holder.free:
@@ -277,7 +280,7 @@ class SqlLeaseTable(_Patient):
                 if lease is not None:
                     return lease
             except Contended:  # Somebody else's change of this row came first, here or at another node: lost.
-                self._pause(number)
+                self._pause(number, LOOK_SECONDS_MAX)
         raise Unavailable(f"the lease {name} changes hands faster than it can be asked for")
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
