@@ -295,40 +295,39 @@ class World:
         found = held.get(key)
         # Versions by hand above Neutron's, which agents may have seen, and which the store then loses: not claimed.
         loses = self.environment.faults.restore or self.environment.faults.wipe
-        entry: Entry | None
         match random.randrange(6):
             case 0:
                 ref = Ref("port", f"orphan{random.randrange(3)}")
                 key = key_of(DEPLOYMENT, *self.places[self.refs[0]], ref.kind, ref.id)
                 self._ref_of_key[key], self.keys[ref] = ref, key
-                entry = self._planted(key, held, loses)
+                if not (loses and key in self.tampered):
+                    self._plant(key, held)
             case 1 if ref.kind in KINDS and ref in self.sql.table("sync"):
                 key = key_of(DEPLOYMENT, self.places[ref][0], "elsewhere", ref.kind, ref.id)
                 self._strays.add(key)
-                entry = self._planted(key, held, loses)
+                if not (loses and key in self.tampered):
+                    self._plant(key, held)
             case 2 if key not in self._ahead:
-                entry = None
+                self._write_by_hand(key, None)
             case 3 if found is not None:
-                entry = found._replace(value=JUNK if found.value != JUNK else None)
+                self._write_by_hand(key, found._replace(value=JUNK if found.value != JUNK else None))
             case 4 if found is not None and not loses:
                 self._ahead.add(key)
-                entry = found._replace(version=found.version + random.randint(1, 9), value=random.choice((JUNK, None)))
+                version, value = found.version + random.randint(1, 9), random.choice((JUNK, None))
+                self._write_by_hand(key, Entry(key, version, value))
             case 5 if found is not None and found.version > 1 and key not in self._ahead:
-                entry = found._replace(version=found.version - 1, value=JUNK)
-            case _:
-                return
-        if entry is not None and entry == held.get(key):
-            return
+                self._write_by_hand(key, Entry(key, found.version - 1, JUNK))
+
+    def _plant(self, key: str, held: dict[str, Entry]) -> None:
+        """Something where Neutron has nothing; where it was removed, it comes back."""
+        version = held[key].version + 1 if key in held else self.random.randint(1, 5)
+        self._write_by_hand(key, Entry(key, version, JUNK))
+
+    def _write_by_hand(self, key: str, entry: Entry | None) -> None:
         self.environment.say(f"somebody tampers with {key}: {entry}")
         self.tampered.add(key)
         self.ledger.newest_told.pop(key, None)
-        self.database.tamper(key, entry, seen=random.random() < 0.5)
-
-    def _planted(self, key: str, held: dict[str, Entry], loses: float) -> Entry:
-        """Something where nothing is, or again where it was removed."""
-        if key not in held:
-            return Entry(key, self.random.randint(1, 5), JUNK)
-        return held[key] if loses else Entry(key, held[key].version + 1, JUNK)
+        self.database.tamper(key, entry, seen=self.random.random() < 0.5)
 
     def _bypass(self) -> None:
         """Somebody changes an object of Neutron's past the capture: by hand, or in a way that nobody knows of."""
