@@ -14,6 +14,7 @@ from neutron.db import models_v2
 from neutron.db.models import address_group, l3, port_forwarding, securitygroup
 from neutron.db.qos import models as qos
 from neutron.services.trunk import models as trunk
+from neutron_lib.db import api as db_api
 
 from flowloom.consistency.drain import Drain, write_of
 from flowloom.consistency.marks import mark
@@ -61,9 +62,13 @@ class _Northbound:
 
 
 class Audit:
-    """Of one test: the store that its changes are drained into, after each commit, and the comparison at its end."""
+    """Of one test: the store that its changes are drained into, after each commit, and the comparison at its end.
 
-    def __init__(self) -> None:
+    at_once: False drains only at the end.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self._at_once = at_once
         self._database = NeutronSessions()
         self._store = MemoryDatabase()
         self._table = SqlSyncTable(self._database, facts, adoptable)
@@ -79,7 +84,7 @@ class Audit:
         What was clean and is changed without a bump is then a difference; what is still dirty could hide it.
         """
         self._woken |= set(refs)
-        if self._draining:
+        if self._draining or not self._at_once:
             return
         self._draining = True
         try:
@@ -95,6 +100,7 @@ class Audit:
         drivers: of this test.  refused: bulk statements that the strict capture refused.
         """
         assert set(LISTED) == set(ROOTS), f"the audit does not list {set(ROOTS) ^ set(LISTED)}"
+        uncommitted = _take_back()
         wrong = [*refused]
         wrong += [f"{ref.kind} {ref.id}: no worker was woken for it" for ref in self._asleep()]
         drained = self._drain.drain()
@@ -111,6 +117,7 @@ class Audit:
             raise NotEqual("\n".join(["the audit finds:", *wrong]))
         counts = {kind: sum(ref.kind == kind for ref in exist) for kind in LISTED}
         counts["bulk statements"] = sum(each.capture.bulk_statements for each in drivers)
+        counts["took back"] = uncommitted
         counts["gone"] = len(rows) - len(exist)
         counts["refused"] = sum(fact.refused is not None for fact in known)
         counts["drained at once"], counts["not drained at once"] = self.drained, self.not_drained
@@ -159,3 +166,16 @@ class Audit:
             yield f"{name}: the store holds {entry.value!r}, Neutron {write.value!r}"
         elif row.mark != mark(*entry):
             yield f"{name}: the mark in SQL is not of what the store holds"
+
+
+def _take_back() -> int:
+    """Roll back what a test has left uncommitted on the one connection of its database; 1 if there was something.
+
+    What nobody committed was told to no worker, and whoever reads through the same connection would see it.
+    """
+    with db_api.CONTEXT_WRITER.get_engine().connect() as connection:
+        raw: Any = connection.connection.dbapi_connection
+        open_transaction = bool(raw.in_transaction)
+        if open_transaction:
+            raw.rollback()
+    return int(open_transaction)

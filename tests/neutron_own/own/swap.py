@@ -23,6 +23,15 @@ from own.suites import BARE_CORE_PLUGINS, SUITES, UNIT, Suite
 NO_OP = "logger"
 """Neutron's own driver that does nothing but log; it stands beside ours too, so that both lists are as long."""
 
+DRAINED_AT_END = {
+    "test_ha_interface_concurrent_create_on_delete": (
+        "a commit in the midst of another session's transaction commits that one's changes too, because Neutron's tests"
+        " have one SQLite connection; a drain would then acknowledge half a transaction"
+    ),
+    "test_update_timpestamp": "it counts every look at the clock, and a database context looks at it",
+}
+"""Tests in which nothing is drained before the end: why."""
+
 VNI_RANGES = ["1:200"]
 
 
@@ -49,7 +58,7 @@ class Swap:
     suite: Suite = SUITES[0]
     keeps_drivers: bool = False
     drivers: list[Any] = field(default_factory=list)
-    audit: Audit = field(default_factory=Audit)
+    audit: Audit = field(default_factory=lambda: Audit(at_once=True))
 
     def install(self) -> None:
         """From now on, in this process.  It lasts: Neutron's tests would undo a mock."""
@@ -105,7 +114,7 @@ class Swap:
             def setUp(self) -> None:
                 swap.suite, swap.keeps_drivers = suite, suite.keeps_drivers(original.__name__)
                 swap.drivers.clear()
-                swap.audit = Audit()
+                swap.audit = Audit(at_once=self._testMethodName not in DRAINED_AT_END)
                 NamedBulkStatement.raised.clear()
                 super().setUp()
                 if swap.ours:
