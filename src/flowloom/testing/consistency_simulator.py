@@ -293,7 +293,7 @@ class World:
         key = self.keys[ref]
         held = {entry.key: entry for entry in self.database.entries()}
         found = held.get(key)
-        # Versions by hand above Neutron's, which agents may have seen, and which the store then loses: not claimed.
+        # What was written by hand, seen by an agent, and then lost by the store: not claimed (docs/why.md).
         loses = self.environment.faults.restore or self.environment.faults.wipe
         match random.randrange(6):
             case 0:
@@ -309,7 +309,7 @@ class World:
                     self._plant(key, held)
             case 2 if key not in self._ahead:
                 self._write_by_hand(key, None)
-            case 3 if found is not None:
+            case 3 if found is not None and not loses:
                 self._write_by_hand(key, found._replace(value=JUNK if found.value != JUNK else None))
             case 4 if found is not None and not loses:
                 self._ahead.add(key)
