@@ -25,7 +25,6 @@ _ML2 = "plugins.ml2.test_plugin."
 _TRUNK = "services.trunk."
 
 BY_DESIGN: dict[str, str] = {
-    "plugins.ml2.test_port_binding.PortBindingTestCase.test_binding_failed": _BINDS,
     f"{_ML2}TestMl2PortsV2.test_update_port_mac": _BINDS,
     f"{_ML2}TestMl2DvrPortsV2.test_update_port_mac": _BINDS,
     f"{_ML2}TestMl2PortsV2.test_dhcp_provisioning_blocks_not_inserted_on_no_addr_change": _BLOCKS,
