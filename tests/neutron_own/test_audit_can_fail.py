@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from own import expected, pool
+from own import expected, part, pool
 from own.pool import Arrangement, Result
 
 ML2 = "plugins.ml2.test_plugin."
@@ -46,6 +46,16 @@ def test_a_test_process_that_dies_fails_its_test_and_no_other(tmp_path: Path) ->
     _, results = pool.run(Arrangement(ours=True, broken="dies"), [GET, CREATE, LIST], 1, tmp_path / "log")
     assert [result.outcome for result in results] == ["passed", "failed", "passed"], results
     assert "ended with code 70" in results[1].why
+
+
+def test_what_runs_in_every_test_run_fails_and_names_the_tests(tmp_path: Path) -> None:
+    name = "plugins.ml2.test_plugin.TestMl2PortBinding"
+    with (
+        part.running_child(tmp_path / "log", Arrangement(ours=True, broken="lost_create")) as child,
+        pytest.raises(AssertionError) as failed,
+    ):
+        part.hold(child, name)
+    assert f"{name}.test_" in str(failed.value) and "no sync row" in str(failed.value)
 
 
 def test_a_test_that_fails_with_ours_only_is_named() -> None:

@@ -15,6 +15,6 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         yield running
 
 
-@pytest.mark.parametrize("module", part.modules(ml2=False))
-def test_what_passes_with_a_no_op_passes_with_ours_and_the_audit_finds_nothing(child: Child, module: str) -> None:
-    part.hold(child, module)
+@pytest.mark.parametrize("name", part.classes(ml2=False))
+def test_what_passes_with_a_no_op_passes_with_ours_and_the_audit_finds_nothing(child: Child, name: str) -> None:
+    part.hold(child, name)
