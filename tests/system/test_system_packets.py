@@ -352,7 +352,7 @@ def test_vm_that_moves_to_another_host_is_found_there(cloud: Cloud, vms: Vms) ->
         cloud.await_active(moved)
         cloud.address(moved)
         for peer in ("red1", "red3", "red5"):
-            eventually(f"{peer} reaches it", lambda peer=peer: cloud.reaches(vms[peer], moved))  # type: ignore[misc]
+            cloud.await_reach(vms[peer], moved)
         cloud.await_quiet()
         cloud.assert_equal_to_oracle()
     finally:
@@ -360,4 +360,4 @@ def test_vm_that_moves_to_another_host_is_found_there(cloud: Cloud, vms: Vms) ->
         cloud.plug(subject.name, subject.host, cloud.neutron.get_port(subject.port_id))
     cloud.await_active(subject)
     cloud.address(subject)
-    eventually("it is found at home again", lambda: cloud.reaches(vms["red5"], subject))
+    cloud.await_reach(vms["red5"], subject)

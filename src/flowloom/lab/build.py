@@ -14,7 +14,7 @@ import msgspec
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.lab import files, host, network, parts, processes, tools
 from flowloom.lab.layout import HOSTS_MAX, RECOVERIES_MAX, Layout
-from flowloom.lab.ports import free_port, is_free
+from flowloom.lab.ports import check_free, free_port
 from flowloom.lab.state import State, boot_id, load, save, write
 from flowloom.northbound.plugins import open_bus, open_store
 
@@ -221,6 +221,8 @@ def _port(asked: int) -> int:
     """The API's port: the one asked for, or any free one.  Misconfigured when the one asked for is taken."""
     if not asked:
         return free_port()
-    if not is_free(asked):
-        raise Misconfigured("--api-port", f"port {asked} of 127.0.0.1 is taken or not allowed; leave it out for any")
+    try:
+        check_free(asked)
+    except (OSError, OverflowError) as error:
+        raise Misconfigured("--api-port", f"port {asked} of 127.0.0.1 is taken or not allowed: {error}") from error
     return asked
