@@ -107,7 +107,7 @@ def _uuid(random: Random) -> str:
 
 
 def main(url: str, store: str, deployment: str, objects: int, measured: int) -> None:
-    database = SqlDatabase(url)
+    database = SqlDatabase.at(url)
     drain = Drain(
         SqlSyncTable(database, facts, adoptable),
         SqlLeaseTable(database),

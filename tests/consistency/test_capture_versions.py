@@ -39,7 +39,7 @@ def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[S
         _database(cluster.nodes[0])
         cluster.settle()
         urls = [node.url("capture") for node in cluster.nodes]
-    found = [SqlDatabase(url) for url in urls]
+    found = [SqlDatabase.at(url) for url in urls]
     create_tables(found[0])
     empty_tables(found[0])
     yield found

@@ -105,7 +105,7 @@ def _content(entry: Entry) -> str | None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    database = SqlDatabase(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
+    database = SqlDatabase.at(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
     create_tables(database)
     return World(SqlBench([database]))
 

@@ -36,12 +36,12 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlData
     """Rows a and b at version 1; on Galera the first node."""
     kind = request.param
     if kind == "sqlite":
-        made = SqlDatabase(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
+        made = SqlDatabase.at(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
     else:
         server = server_of(request, kind)
         if not server.query("SHOW DATABASES LIKE 'isolation'"):
             server.create_database("isolation")
-        made = SqlDatabase(server.url("isolation"))
+        made = SqlDatabase.at(server.url("isolation"))
     create_tables(made)
     empty_tables(made)
     with made.writer() as connection:
@@ -93,7 +93,7 @@ def test_a_reader_sees_one_moment_whatever_the_servers_default_is(read_committed
 def test_the_servers_default_alone_would_mix_two_moments(read_committed: None, database: SqlDatabase) -> None:
     with database.writer() as connection:
         assert connection.scalar(VERSION, {"name": "a"}) == 1
-        change_both(SqlDatabase(database.url))
+        change_both(SqlDatabase.at(database.url))
         assert connection.scalar(VERSION, {"name": "b"}) == 2
 
 
@@ -157,7 +157,7 @@ def raise_after_another_did(database: SqlDatabase, snapshot_isolation: str) -> N
     with database.writer() as connection:
         connection.exec_driver_sql(f"SET SESSION innodb_snapshot_isolation = {snapshot_isolation}")
         connection.execute(VERSION, {"name": "b"}).all()
-        change_both(SqlDatabase(database.url))
+        change_both(SqlDatabase.at(database.url))
         connection.execute(RAISE, {"name": "a"})
 
 
@@ -259,7 +259,7 @@ def test_a_deadlock_is_contended_and_nothing_of_it_happened(database: SqlDatabas
 
 @on("mariadb")
 def test_a_lock_that_is_not_had_in_time_is_contended(database: SqlDatabase) -> None:
-    other = SqlDatabase(database.url)
+    other = SqlDatabase.at(database.url)
     with other.writer() as holder:
         holder.execute(RAISE, {"name": "a"})
         with pytest.raises(Contended):
@@ -284,7 +284,7 @@ def test_a_killed_connection_is_unavailable_and_the_next_one_works(database: Sql
 def raise_while_killed(database: SqlDatabase) -> None:
     with database.writer() as connection:
         number = connection.scalar(sa.text("SELECT CONNECTION_ID()"))
-        with SqlDatabase(database.url).writer() as other:
+        with SqlDatabase.at(database.url).writer() as other:
             other.exec_driver_sql(f"KILL {number}")
         connection.execute(RAISE, {"name": "a"})
 
@@ -307,7 +307,7 @@ def test_a_server_that_does_not_let_us_in_is_unavailable(mariadb_server: SqlServ
     url = (
         url.replace("root@", "root:wrong@") if kind == "wrong password" else url.replace(str(mariadb_server.port), "9")
     )
-    with pytest.raises(Unavailable), SqlDatabase(url).reader():
+    with pytest.raises(Unavailable), SqlDatabase.at(url).reader():
         pass
 
 
@@ -327,10 +327,10 @@ def test_a_reader_waits_for_what_another_node_had_committed(database: SqlDatabas
         cursor.execute("LOCK TABLES flowloom_sync READ")  # What comes from other nodes has to wait there.
         try:
             change_both(database)
-            with SqlDatabase(far.url("isolation"), causality_wait=False).reader() as connection:
+            with SqlDatabase.at(far.url("isolation"), causality_wait=False).reader() as connection:
                 assert connection.scalar(VERSION, {"name": "a"}) == 1, "without the wait it is old"
             with ThreadPoolExecutor(1) as pool:
-                reading = pool.submit(read_version, SqlDatabase(far.url("isolation")))
+                reading = pool.submit(read_version, SqlDatabase.at(far.url("isolation")))
                 with pytest.raises(TimeoutError):
                     reading.result(0.5)
                 cursor.execute("UNLOCK TABLES")
@@ -347,7 +347,7 @@ def read_version(database: SqlDatabase) -> int:
 @on("galera")
 def test_of_two_nodes_the_second_to_certify_is_contended(database: SqlDatabase, galera_cluster: Galera) -> None:
     galera_cluster.settle()
-    far = SqlDatabase(galera_cluster.nodes[1].url("isolation"))
+    far = SqlDatabase.at(galera_cluster.nodes[1].url("isolation"))
     with pytest.raises(Contended):
         raise_while_another_does(far, database)
     with far.reader() as connection:
@@ -363,7 +363,7 @@ def raise_while_another_does(far: SqlDatabase, near: SqlDatabase) -> None:
 def test_a_node_that_dies_stalls_leases_for_less_than_they_last_and_one_without_quorum_says_so(servers: Path) -> None:
     with galera(servers / "dying", servers / "template") as cluster:
         cluster.nodes[0].create_database("isolation")
-        databases = [SqlDatabase(node.url("isolation")) for node in cluster.nodes]
+        databases = [SqlDatabase.at(node.url("isolation")) for node in cluster.nodes]
         create_tables(databases[0])
         cluster.settle()
         tables = [SqlLeaseTable(database) for database in databases]

@@ -81,7 +81,7 @@ def test_rows_of_the_release_before_get_their_shard_and_are_written_again(url: s
                 sa.text(f"{old} VALUES ('port', 'p{number}', 'a', 'n', 3, {2 if dirty else 3}, {dirty})")
             )
     manage(url, "upgrade", "heads")
-    table = SqlSyncTable(SqlDatabase(url), lambda _connection, _rows: [], lambda _connection, _limit: [])
+    table = SqlSyncTable(SqlDatabase.at(url), lambda _connection, _rows: [], lambda _connection, _limit: [])
     rows = [row for shard in range(64) for row in table.shard(shard, 0, 10_000)]
     assert len(rows) == 2500
     assert all(row.shard == shard_of(row.kind, row.id) and row.dirty and row.mark == 0 for row in rows)
@@ -98,7 +98,7 @@ def test_rows_that_an_older_release_makes_beside_ours_are_placed_by_adoption(url
         connection.execute(
             sa.text("INSERT INTO flowloom_sync (kind, object_id, version, dirty_since) VALUES ('port', 'late', 1, 1)")
         )
-    table = SqlSyncTable(SqlDatabase(url), lambda _connection, _rows: [], lambda _connection, _limit: [])
+    table = SqlSyncTable(SqlDatabase.at(url), lambda _connection, _rows: [], lambda _connection, _limit: [])
     assert table.adopt(10) == []
     (row,) = table.shard(shard_of("port", "late"), 0, 10)
     assert row.ref == Ref("port", "late")

@@ -42,7 +42,7 @@ class Interrupted:
 
 @pytest.fixture
 def database(tmp_path: Path) -> SqlDatabase:
-    made = SqlDatabase(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
+    made = SqlDatabase.at(f"sqlite+immediate:///{tmp_path}/neutron.sqlite")
     create_tables(made)
     return made
 
@@ -165,7 +165,7 @@ def test_a_node_that_has_not_heard_of_a_take_over_cannot_commit_a_reopening(gale
     """
     if not galera_cluster.nodes[0].query("SHOW DATABASES LIKE 'races'"):
         galera_cluster.nodes[0].create_database("races")
-    here, there = (SqlDatabase(galera_cluster.nodes[number].url("races")) for number in (0, 1))
+    here, there = (SqlDatabase.at(galera_cluster.nodes[number].url("races")) for number in (0, 1))
     create_tables(here)
     galera_cluster.settle()
     bench = SqlBench([here])

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -58,17 +58,26 @@ class Database(Protocol):
 
 
 class SqlDatabase:
-    """A database by plain SQLAlchemy, for whoever does not run inside Neutron.
+    """A database by plain SQLAlchemy.
 
+    writing, reading: engines of the same database; readers of SQLite refuse to write.
     causality_wait: False saves the round trip to the other nodes of a Galera cluster; reads may then be old.
     """
 
-    def __init__(self, url: str, causality_wait: bool = True) -> None:
-        self.url = url
-        pooled = {} if sa.make_url(url).get_backend_name() != "sqlite" else {"poolclass": sa.NullPool}
-        self.writing = sa.create_engine(url, **pooled)
-        self.reading = sa.create_engine(reader_url(url), **pooled)
+    def __init__(self, writing: sa.Engine, reading: sa.Engine, causality_wait: bool = True) -> None:
+        self.writing = writing
+        self.reading = reading
         self._causality_wait = causality_wait
+
+    @classmethod
+    def at(cls, url: str, causality_wait: bool = True) -> Self:
+        """The same by engines of its own, for the database at `url`."""
+        return cls(sa.create_engine(url), sa.create_engine(reader_url(url)), causality_wait)
+
+    @property
+    def url(self) -> str:
+        """Of the writers, password included."""
+        return self.writing.url.render_as_string(hide_password=False)
 
     @contextmanager
     def reader(self) -> Iterator[sa.Connection]:

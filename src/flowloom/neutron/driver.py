@@ -23,7 +23,7 @@ from flowloom.neutron.capture import Capture
 from flowloom.neutron.config import NETWORK_TYPES, settings
 from flowloom.neutron.metrics import serve_worker, worker_samples
 from flowloom.neutron.plugged import QosDriver, TrunkDriver
-from flowloom.neutron.sessions import NeutronSessions
+from flowloom.neutron.sessions import NeutronDatabase
 from flowloom.neutron.worker import DrainWorker
 from neutron import policy
 
@@ -72,7 +72,7 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         self._unsupported = UNSUPPORTED_EXTENSIONS - (UNWIRED_EXTENSIONS if found.announce_unwired else set())
         self.trunk = TrunkDriver(found.announce_unwired)
         self.qos = QosDriver(found.announce_unwired)
-        self.worker = DrainWorker(found, NeutronSessions())
+        self.worker = DrainWorker(found, NeutronDatabase())
         self.capture = Capture(self.worker.wake, found.strict_capture)
         self.capture.listen()
         registry.subscribe(self._refuse_network_types, resources.NETWORK, events.BEFORE_CREATE)

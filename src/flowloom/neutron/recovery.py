@@ -292,11 +292,11 @@ def run_recovery(config_files: Sequence[str], stop: threading.Event) -> None:
     from flowloom.neutron.adoption import adoptable
     from flowloom.neutron.link import NorthboundLink
     from flowloom.neutron.nodes import Hearing
-    from flowloom.neutron.sessions import NeutronSessions
+    from flowloom.neutron.sessions import NeutronDatabase
     from flowloom.neutron.tables import SqlAuditTable, SqlLeaseTable, SqlSyncTable
     from flowloom.neutron.translate import facts
 
-    found, clock, database = settings(), SystemClock(), NeutronSessions()
+    found, clock, database = settings(), SystemClock(), NeutronDatabase()
     northbound = NorthboundLink(found, "recovery")
     with contextlib.suppress(Unavailable):  # A store that is away is waited for; a wrong URL is not.
         northbound.store()

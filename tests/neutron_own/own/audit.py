@@ -24,7 +24,7 @@ from flowloom.neutron.adoption import adoptable
 from flowloom.neutron.bump import place_of
 from flowloom.neutron.captured import ROOTS
 from flowloom.neutron.models import SYNC
-from flowloom.neutron.sessions import NeutronSessions
+from flowloom.neutron.sessions import NeutronDatabase
 from flowloom.neutron.tables import SqlLeaseTable, SqlSyncTable
 from flowloom.neutron.translate import facts
 from flowloom.testing.fake_store import MemoryDatabase, MemoryStore
@@ -69,7 +69,7 @@ class Audit:
 
     def __init__(self, at_once: bool) -> None:
         self._at_once = at_once
-        self._database = NeutronSessions()
+        self._database = NeutronDatabase()
         self._store = MemoryDatabase()
         self._table = SqlSyncTable(self._database, facts, adoptable)
         leases = SqlLeaseTable(self._database)
