@@ -283,8 +283,11 @@ def test_a_row_of_a_kind_that_this_release_does_not_know_stays_dirty_and_is_name
 
 
 def test_a_change_between_reading_and_writing_stays_dirty_until_it_is_written(filled: World) -> None:
-    drain = filled.drain(once(lambda: filled.bench.change(port("a"), "changed meanwhile")), batch=10)
-    done, more = drain.drain_project(PROJECT, set())
+    def change_and_ask() -> None:
+        filled.bench.change(port("a"), "changed meanwhile")
+        assert filled.drain().drain(refs=[port("a")]).left == (PROJECT,)
+
+    done, more = filled.drain(once(change_and_ask), batch=10).drain_project(PROJECT, set())
     assert (done.written, more) == (4, False), "it was read again under the same lock"
     assert filled.held()["port/a"] == "changed meanwhile"
     assert filled.dirty() == []
