@@ -12,7 +12,7 @@ from flowloom.agent import answers
 from flowloom.consistency.marks import mark
 from flowloom.kernel.errors import Rejected
 from flowloom.model.codec import encode
-from flowloom.model.records import Chassis, PortStatus, Record
+from flowloom.model.records import Chassis, PortStatus, Record, Router
 from flowloom.northbound.store import Write
 
 
@@ -99,6 +99,12 @@ def test_own_records_are_told_and_those_of_other_chassis_passed_over(host: Host)
     assert told == [(entry.key, entry.version, mark(*entry)) for entry in stored]
     assert len(told) == 2
     assert [key for key, _, _ in entries(host, "chassis/", limit=100)] == [f"/lab/-/h1/{Chassis.kind}/h1"]
+
+
+def test_kind_that_no_app_looks_at_is_told_too(host: Host) -> None:
+    routers = [Router(id=f"r{n}", version=n, key=n) for n in (1, 2)]
+    host.tell(*routers)
+    assert entries(host, "router/", limit=100) == marked(*routers)
 
 
 def test_key_that_is_none_of_ours_does_no_harm(host: Host) -> None:

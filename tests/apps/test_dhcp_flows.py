@@ -27,6 +27,9 @@ from flowloom.southbound.switch import Batch, PacketIn
 from flowloom.testing.fake_switch import FakeSwitch
 
 PUNT = "SERVICE 110 eth_type=0x800, ip_proto=17, udp_src=68, udp_dst=67, IN_KEY=9 -> punt(0170)"
+FROM_ANY_SOURCE = (
+    "GUARD 110 eth_src=fa:16:3e:00:00:01, eth_type=0x800, ip_proto=17, udp_src=68, udp_dst=67, IN_KEY=9 -> punt(0170)"
+)
 ANSWER = (
     "SERVICE 100 eth_type=0x806, arp_op=1, arp_tpa=10.0.0.1, NETWORK=7 -> eth_dst=eth_src, eth_src=02:00:00:00:00:67, "
     "arp_op=2, arp_tha=arp_sha, arp_tpa=arp_spa, arp_sha=02:00:00:00:00:67, arp_spa=10.0.0.1, output IN_PORT"
@@ -57,13 +60,14 @@ def flows(made: Compiler) -> list[str]:
 
 
 def test_a_local_port_is_punted_and_arp_for_its_server_answered() -> None:
-    assert flows(compiled(*WORLD)) == [ANSWER, PUNT]
+    assert flows(compiled(*WORLD)) == [FROM_ANY_SOURCE, ANSWER, PUNT]
 
 
 def test_the_same_as_the_switch_writes_it() -> None:
     made = compiled(*WORLD)
     written = {flow_text(key, value).split(",", 1)[1] for key, value in made.ledger.desired.items()}
     assert written == {
+        "priority=110,udp,reg1=0x9,dl_src=fa:16:3e:00:00:01,tp_src=68,tp_dst=67 actions=controller(userdata=01.70)",
         "priority=110,udp,reg1=0x9,tp_src=68,tp_dst=67 actions=controller(userdata=01.70)",
         "priority=100,arp,metadata=0x7,arp_tpa=10.0.0.1,arp_op=1 actions=move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],"
         "set_field:02:00:00:00:00:67->eth_src,set_field:2->arp_op,move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],"
@@ -75,20 +79,22 @@ def test_the_same_as_the_switch_writes_it() -> None:
 @pytest.mark.parametrize(
     ("records", "expected"),
     [
-        ((network(), subnet(), port(fixed_ips=TWO)), [ANSWER, PUNT]),
+        ((network(), subnet(), port(fixed_ips=TWO)), [FROM_ANY_SOURCE, ANSWER, PUNT]),
         ((network(), subnet(enable_dhcp=False), port()), []),
         ((network(), subnet(), port(admin_state_up=False)), [ANSWER]),
-        ((network(), subnet(gateway_ip=None), port()), [PUNT]),
+        ((network(), subnet(gateway_ip=None), port()), [FROM_ANY_SOURCE, PUNT]),
         ((network(), port()), []),
         ((network(), subnet(), port(fixed_ips=())), [ANSWER]),
         ((network(), OVER_IPV6, port(fixed_ips=(FixedIP("s", "fd00::5"),))), []),
         ((network(), subnet(), port(host="h2")), []),
-        ((network(), subnet(), port(), OWNER), [PUNT]),
-        ((subnet(), port()), [PUNT]),
+        ((network(), subnet(), port(), OWNER), [FROM_ANY_SOURCE, PUNT]),
+        ((subnet(), port()), [FROM_ANY_SOURCE, PUNT]),
+        ((network(), subnet(), port(port_security_enabled=False)), [ANSWER, PUNT]),
     ],
     ids=[
         "two addresses", "subnet without DHCP", "port down", "no gateway", "unknown subnet", "no address", "IPv6",
         "port elsewhere", "gateway owned by a port", "unknown network",
+        "no port security",
     ],
 )  # fmt: skip
 def test_who_gets_which_flows(records: tuple[Record, ...], expected: list[str]) -> None:
@@ -98,7 +104,7 @@ def test_who_gets_which_flows(records: tuple[Record, ...], expected: list[str]) 
 def test_a_port_with_one_subnet_with_dhcp_and_one_without_is_punted_once() -> None:
     both = port(fixed_ips=(FixedIP("t", "10.1.0.5"), FixedIP("s", "10.0.0.5")))
     other = subnet(id="t", cidr="10.1.0.0/24", gateway_ip="10.1.0.1", enable_dhcp=False)
-    assert flows(compiled(network(), subnet(), other, both)) == [ANSWER, PUNT]
+    assert flows(compiled(network(), subnet(), other, both)) == [FROM_ANY_SOURCE, ANSWER, PUNT]
 
 
 def test_records_that_come_and_go_leave_what_a_fresh_start_makes() -> None:
@@ -117,7 +123,8 @@ def test_records_that_come_and_go_leave_what_a_fresh_start_makes() -> None:
         made.work()
         agree(made)
         seen.add(tuple(flows(made)))
-    assert {(), (PUNT,), (ANSWER,), (ANSWER, PUNT)} <= seen
+    asked = (FROM_ANY_SOURCE, PUNT)
+    assert {(), asked, (ANSWER,), (FROM_ANY_SOURCE, ANSWER, PUNT)} <= seen
 
 
 def test_a_changed_name_server_or_mtu_runs_no_rule_of_a_port() -> None:
@@ -181,7 +188,14 @@ def test_renewal_is_answered_where_a_router_owns_the_gateway() -> None:
     assert parse_dhcp(parse_udp4(ack).datagram.payload).kind == dhcp.ACK
 
 
-def test_a_request_with_a_foreign_source_is_not_even_punted() -> None:
+def test_renewal_from_an_address_that_was_taken_away_is_refused_and_goes_nowhere() -> None:
+    host = Host(*WORLD)
+    renewal = framed(request(dhcp.REQUEST, ciaddr=ADDRESS + 77), ADDRESS + 77, GATEWAY, SERVER_MAC)
+    (answer,) = host.from_vm(renewal)
+    assert parse_dhcp(parse_udp4(answer).datagram.payload).kind == dhcp.NAK
+
+
+def test_a_request_with_a_foreign_mac_is_not_even_punted() -> None:
     host = Host(*WORLD)
     assert host.from_vm(framed(request(dhcp.DISCOVER, chaddr=MAC + 1))) == []
 

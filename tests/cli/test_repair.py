@@ -78,6 +78,7 @@ def test_repair_shows_what_was_found_and_is_0_when_all_of_it_is_repaired(file: P
         "KIND   FOUND\n"
         "stale      2\n"
         "    stale: port p1: Neutron holds version 5, the store version 4 (project p); found by the listing of the store\n"
+        "    ... of 2 differences\n"
         "2 differences found, 2 repaired\n"
     )
     asked = recovery.questions[0]
@@ -127,6 +128,20 @@ def test_what_could_not_be_repaired_is_1(file: Path, recovery: Recovery) -> None
     assert json.loads(ended.stdout)["repaired"] == 1
 
 
+def test_what_somebody_else_repaired_meanwhile_is_0(file: Path, recovery: Recovery) -> None:
+    recovery.jobs = [DONE | {"repaired": 1, "equal": 1}]
+    ended = flowloom(file, "repair")
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (
+        0,
+        "2 differences found, 1 repaired, 1 by others meanwhile",
+    )
+
+
+@pytest.mark.parametrize("words", [("audit", "--limit", "0"), ("drift", "--limit", "1001"), ("audit", "--limit", "x")])
+def test_limit_that_is_too_much_or_none_is_2(file: Path, words: tuple[str, ...]) -> None:
+    assert flowloom(file, *words).returncode == 2
+
+
 def test_wrong_rate_is_2(file: Path) -> None:
     ended = flowloom(file, "repair", "--rate", "0")
     assert (ended.returncode, ended.stderr) == (2, "flowloom: --rate: 0 is not a number of objects a second above 0\n")
@@ -153,6 +168,14 @@ def test_rebuild_asks_for_one_and_follows_it(file: Path, recovery: Recovery) -> 
     assert ended.returncode == 0
     assert json.loads(ended.stdout)["found"] == {"missing": 7}
     assert [question["ask"] for question in recovery.questions] == ["rebuild", "job", "job"]
+    assert (file.parent / "nb.sqlite").exists(), "a store that is gone is made before anybody refills it"
+
+
+def test_rebuild_of_a_store_that_cannot_be_opened_is_3(file: Path, recovery: Recovery) -> None:
+    file.write_text(file.read_text().replace("nb.sqlite", "none/nb.sqlite"))
+    ended = flowloom(file, "store", "rebuild")
+    assert (ended.returncode, ended.stdout, recovery.questions) == (3, "", [])
+    assert "none does not exist; create it" in ended.stderr
 
 
 ENTRY = {

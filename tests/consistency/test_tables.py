@@ -18,7 +18,7 @@ class TestSqlite(TableConformance):
     def _database(self, tmp_path: Path) -> None:
         self.path = tmp_path / "directory" / "neutron.sqlite"
         self.path.parent.mkdir()
-        self.database = SqlDatabase(f"sqlite+immediate:///{self.path}")
+        self.database = SqlDatabase.at(f"sqlite+immediate:///{self.path}")
         create_tables(self.database)
         self.bench = self._bench()
 
@@ -37,7 +37,7 @@ class TestSqlite(TableConformance):
 @pytest.fixture(scope="module")
 def on_mariadb(mariadb_server: SqlServer) -> Iterator[SqlDatabase]:
     mariadb_server.create_database("tables")
-    database = SqlDatabase(mariadb_server.url("tables"))
+    database = SqlDatabase.at(mariadb_server.url("tables"))
     create_tables(database)
     yield database
     database.close()
@@ -54,7 +54,7 @@ class TestMariaDB(TableConformance):
 @pytest.fixture(scope="module")
 def on_galera(galera_cluster: Galera) -> Iterator[list[SqlDatabase]]:
     galera_cluster.nodes[0].create_database("tables")
-    databases = [SqlDatabase(node.url("tables")) for node in galera_cluster.nodes]
+    databases = [SqlDatabase.at(node.url("tables")) for node in galera_cluster.nodes]
     create_tables(databases[0])
     galera_cluster.settle()
     yield databases

@@ -323,6 +323,20 @@ def test_bulk_updates_and_inserts_by_key_name_their_objects(filled: Sql) -> None
     assert versions(filled) == {NETWORK: 1, SUBNET: 2, PORT: 2}
 
 
+def test_a_bulk_update_by_key_of_what_reaches_no_record_bumps_nothing(filled: Sql, capture: Capture) -> None:
+    with writing(filled) as session:
+        session.execute(sa.update(models_v2.Subnet), [{"id": SUBNET, "subnetpool_id": "pool"}])
+    assert versions(filled) == {NETWORK: 1, SUBNET: 1, PORT: 1}
+    assert capture.bulk_statements == 0
+
+
+def test_rows_that_changed_beside_those_that_count_do_not_count(filled: Sql) -> None:
+    with writing(filled) as session:
+        first(session, models_v2.Subnet).name = "q"
+        first(session, ml2_models.PortBinding).vif_details = "{}"
+    assert versions(filled) == {NETWORK: 1, SUBNET: 2, PORT: 1}
+
+
 UNTRANSLATABLE = [
     ("insert from a query", sa.insert(models_v2.SubnetRoute).from_select(
         ["subnet_id", "destination", "nexthop"],

@@ -122,6 +122,22 @@ class Cloud:
         """Whether pings are answered, all of them."""
         return self.ping(source, target, count=3).lost == 0
 
+    def await_reach(self, source: Vm, *targets: Vm) -> None:
+        """Wait until pings are answered: ACTIVE speaks of a port's own host, others learn of it a little later."""
+        for target in targets:
+            if not until(lambda target=target: self.reaches(source, target), PATIENCE_SECONDS):  # type: ignore[misc]
+                raise AssertionError(self._why_unreached(source, target))
+
+    def _why_unreached(self, source: Vm, target: Vm) -> str:
+        """What somebody would look at who finds that pings are not answered."""
+        lines = [f"{source.name} does not reach {target.name}: {self.ping(source, target)}"]
+        for vm in (source, target):
+            lines.append(f"{vm.name}: {self.lab.exec(vm.name, ['ip', 'neigh']).stdout}")
+            lines.append(self.lab.exec(vm.name, ["ip", "-s", "address"]).stdout)
+        for host in sorted({source.host, target.host}):
+            lines.append(f"{host}: {lab_host.appctl(self.lab.layout.host(int(host[1:])), 'dpctl/dump-flows', '-m')}")
+        return "\n".join(lines)
+
     def who(self, source: Vm, number: int, *addresses: str) -> list[tuple[str, str]]:
         """(address, name) of every answer to one datagram to each address, `number` of them being expected; see who.py."""
         command = [sys.executable, str(WHO), "ask", str(number), *addresses]

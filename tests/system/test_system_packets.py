@@ -258,7 +258,8 @@ def _answers(frame: bytes, address: str) -> str | None:
 def test_port_that_is_switched_off_neither_sends_nor_receives_and_comes_back(cloud: Cloud, vms: Vms) -> None:
     neutron = cloud.neutron
     far, near, subject = vms["red5"], vms["red1"], vms["red2"]
-    assert cloud.reaches(far, subject) and cloud.reaches(near, subject)
+    cloud.await_reach(far, subject)
+    cloud.await_reach(near, subject)
     neutron.update_port(subject.port_id, admin_state_up=False)
     eventually("it is unreachable", lambda: cloud.ping(far, subject, 3).received == 0)
     eventually("Neutron says DOWN", lambda: cloud.status(subject.port_id) == "DOWN")
@@ -272,7 +273,8 @@ def test_port_that_is_switched_off_neither_sends_nor_receives_and_comes_back(clo
         assert count(seen[subject.name], b"fence") == 0
     neutron.update_port(subject.port_id, admin_state_up=True)
     cloud.await_active(subject)
-    assert cloud.reaches(far, subject) and cloud.reaches(subject, near)
+    cloud.await_reach(far, subject)
+    cloud.await_reach(subject, near)
 
 
 def test_port_that_is_deleted_leaves_no_flow_anywhere(cloud: Cloud, vms: Vms) -> None:
@@ -281,7 +283,7 @@ def test_port_that_is_deleted_leaves_no_flow_anywhere(cloud: Cloud, vms: Vms) ->
     made = cloud.vm("passing", "h2", cloud.neutron.get_port(vms["red1"].port_id).network_id, "10.0.0.66")
     cloud.await_active(made)
     assert cloud.lab.dhcp("passing").ip == made.ip
-    assert cloud.reaches(vms["red1"], made)
+    cloud.await_reach(vms["red1"], made)
     eventually("every host knows it", lambda: all(now != before[host] for host, now in cloud.everywhere().items()))
     cloud.neutron.delete_port(made.port_id)
     eventually("flows are what they were", lambda: cloud.everywhere() == before)
@@ -317,7 +319,8 @@ def test_changed_address_is_what_is_allowed_and_answered(cloud: Cloud, vms: Vms)
             assert [kind for kind in map(_kind, here.frames()) if kind] == [dhcp.NAK, dhcp.ACK]
         cloud.lab.dhcp_renew(subject.name)
         eventually("the client moves", lambda: _current(cloud, subject.name) == new)
-        assert cloud.reaches(far, moved) and cloud.reaches(moved, near)
+        cloud.await_reach(far, moved)
+        cloud.await_reach(moved, near)
     finally:
         cloud.neutron.update_port(subject.port_id, fixed_ips=[{"subnet_id": subnet, "ip_address": old}])
     eventually("the old one is answered again", lambda: arp_answer(cloud, far, old) == subject.mac)
@@ -349,7 +352,7 @@ def test_vm_that_moves_to_another_host_is_found_there(cloud: Cloud, vms: Vms) ->
         cloud.await_active(moved)
         cloud.address(moved)
         for peer in ("red1", "red3", "red5"):
-            eventually(f"{peer} reaches it", lambda peer=peer: cloud.reaches(vms[peer], moved))  # type: ignore[misc]
+            cloud.await_reach(vms[peer], moved)
         cloud.await_quiet()
         cloud.assert_equal_to_oracle()
     finally:
@@ -357,4 +360,4 @@ def test_vm_that_moves_to_another_host_is_found_there(cloud: Cloud, vms: Vms) ->
         cloud.plug(subject.name, subject.host, cloud.neutron.get_port(subject.port_id))
     cloud.await_active(subject)
     cloud.address(subject)
-    eventually("it is found at home again", lambda: cloud.reaches(vms["red5"], subject))
+    cloud.await_reach(vms["red5"], subject)

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from flowloom.agent.core import READ, AgentCore
+from flowloom.agent.core import AgentCore
+from flowloom.agent.inlet import READ
 from flowloom.consistency.marks import mark
 from flowloom.kernel.errors import Rejected
 from flowloom.model.codec import encode, to_builtins
 from flowloom.model.keys import parse_key
-from flowloom.model.records import NORTHBOUND, Interface, Port, Record
+from flowloom.model.records import Port
 from flowloom.openflow import facts
 
 Json = dict[str, Any]
@@ -117,8 +118,7 @@ def port(core: AgentCore, port_id: str) -> Json:
 def records(core: AgentCore) -> Slices:
     """Every record of the replica, as JSON has it."""
     out: list[Json] = []
-    kinds: tuple[type[Record], ...] = (*NORTHBOUND, Interface)
-    for kind in kinds:
+    for kind in READ.values():
         for n, record in enumerate(list(core.compiler.records(kind)), 1):
             out.append(to_builtins(record))
             if not n % _RECORDS_A_SLICE:

@@ -33,13 +33,12 @@ from flowloom.agent.events import (
     Written,
 )
 from flowloom.agent.faults import Faults
-from flowloom.agent.inlet import Inlet
+from flowloom.agent.inlet import READ, Inlet
 from flowloom.agent.installing import Installing
 from flowloom.agent.own import OwnRecords
 from flowloom.agent.ports import LocalPorts
 from flowloom.apps.punts import Answer, Ignored
 from flowloom.compiler.compiler import Compiler
-from flowloom.compiler.schema import KINDS
 from flowloom.compiler.unit import App
 from flowloom.compiler.view import View
 from flowloom.kernel.backoff import Backoff
@@ -58,9 +57,6 @@ from flowloom.southbound.switch import PacketIn
 MERGE_MAX: Final = 256
 """Records merged between two looks at the clock: about 2 ms."""
 
-
-READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
-"""The kinds of record that something here reads, by name."""
 
 NOTES_MAX: Final = 1000
 """Sentences about records that packet answers could not use; each is logged once."""
@@ -142,6 +138,7 @@ class AgentCore:
         self._stale: dict[str, None] = {}
         self._interfaces_known = False
         self._was_in_sync = False
+        self._epoch = ""
         self._former: dict[str, PortStatus | None] = {}
         self._noted: set[str] = set()
         self._former_chassis: Chassis | None = None
@@ -260,6 +257,13 @@ class AgentCore:
                 self._found_chassis(record)  # type: ignore[arg-type]
             self._unmerged[kind, id] = record
         effects: list[Effect] = list(step.requests)
+        if self.follower.epoch != self._epoch:
+            if self._epoch:
+                # Wiped or restored: what this node alone can write, nobody else brings back; its number may be free.
+                self.own.doubt_all()
+                self._claimed = False
+                effects.append(Log("warning", "records: the store is another one; writing the own records again"))
+            self._epoch = self.follower.epoch
         if self.follower.in_sync != self._was_in_sync:
             self._was_in_sync = self.follower.in_sync
             text = (

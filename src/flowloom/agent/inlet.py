@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from flowloom.compiler.schema import KINDS
 from flowloom.model.keys import NO_PROJECT, scope_prefix
-from flowloom.model.records import PortStatus
+from flowloom.model.records import PortStatus, Record
 from flowloom.northbound.store import Entry
 from flowloom.northbound.topology import Change, entries_to_changes
 
 BAD_MAX: Final = 1000
 """Unreadable records that are remembered by name; all of them are counted."""
+
+READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
+"""The kinds of record that something here reads, by name."""
 
 _STATUS: Final = f"/{PortStatus.kind}/"
 

@@ -29,9 +29,10 @@ from flowloom.apps.dhcp import DhcpSettings
 from flowloom.apps.dhcp_server import DhcpServer
 from flowloom.apps.release import AppSettings, apps
 from flowloom.apps.switching import TunnelPorts
+from flowloom.consistency.marks import NODE_KINDS
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.kernel.inbox import Inbox
-from flowloom.model.keys import deployment_prefix
+from flowloom.model.keys import NO_PROJECT, deployment_prefix, scope_prefix
 from flowloom.model.records import Chassis
 from flowloom.northbound.bus import Bus, Publisher
 from flowloom.northbound.follower import Follower, FollowerSettings
@@ -118,7 +119,10 @@ def _core(settings: AgentSettings, random: Random) -> AgentCore:
     )
     tunnels = TunnelPorts(**{kind: tunnel_ofport(kind) for kind in settings.tunnel.types})
     follower = FollowerSettings(
-        own_publisher=settings.chassis if settings.bus else "", heartbeat_seconds=_heartbeat_seconds(settings.bus)
+        own_publisher=settings.chassis if settings.bus else "",
+        heartbeat_seconds=_heartbeat_seconds(settings.bus),
+        nodes_kinds=NODE_KINDS,
+        own_scope=scope_prefix(settings.deployment, NO_PROJECT, settings.chassis),
     )
     return AgentCore(
         CoreSettings(

@@ -76,6 +76,12 @@ class OwnRecords:
         record = self._held.get(key)
         return None if record is None or key in self._unsure else replace(record, version=self._held_version[key])
 
+    def doubt_all(self) -> None:
+        """The store may be another one: everything is due again, above what it held."""
+        for key in self._wanted:
+            if key not in self._under_way:
+                self._doubt(key)
+
     def wants(self, key: str) -> bool:
         """Whether `key` should hold something."""
         return key in self._wanted

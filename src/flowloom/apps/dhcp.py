@@ -20,8 +20,19 @@ from flowloom.compiler.view import View
 from flowloom.model.records import Network, Port, Subnet
 from flowloom.openflow.actions import controller2
 from flowloom.packet.dhcp import CLIENT_PORT, SERVER_PORT
+from flowloom.packet.ethernet import mac_int
 from flowloom.packet.ipv4 import ipv4_int
-from flowloom.pipeline.layout import ETH_TYPE, IN_KEY, IP_PROTO, SERVICE, UDP_DST, UDP_SRC, Priority
+from flowloom.pipeline.layout import (
+    ETH_SRC,
+    ETH_TYPE,
+    GUARD,
+    IN_KEY,
+    IP_PROTO,
+    SERVICE,
+    UDP_DST,
+    UDP_SRC,
+    Priority,
+)
 
 SERVER_MAC: Final = 0x0200_0000_0067
 """Source of every answer, and what ARP says of a gateway that no port owns."""
@@ -52,18 +63,21 @@ class DhcpSettings:
 
 
 def _punt(port: Port, view: View) -> Iterator[Yielded]:
-    """Requests of a port that has something to be told."""
+    """Requests of a port that has something to be told.
+
+    They never go on, so port security has nothing to keep from anybody: a client whose address was taken away
+    renews it from that very address, and is to be told so.
+    """
     if not port.admin_state_up:
         return
+    this, punt = IN_KEY.eq(port.key), (controller2(bytes((punts.DHCP4,)) + port.id.encode()),)
     for fixed in port.fixed_ips:
         # Fail closed: of an unknown subnet nothing is known to answer with.
         if is_ip4(fixed.ip_address) and view.pick(Subnet, fixed.subnet_id, "enable_dhcp"):
-            yield SERVICE.flow(
-                IN_KEY.eq(port.key),
-                *_REQUESTS,
-                then=(controller2(bytes((punts.DHCP4,)) + port.id.encode()),),
-                priority=Priority.PUNT,
-            )
+            if port.port_security_enabled:
+                mac = ETH_SRC.eq(mac_int(port.mac_address))
+                yield GUARD.flow(this, mac, *_REQUESTS, then=punt, priority=Priority.PUNT)
+            yield SERVICE.flow(this, *_REQUESTS, then=punt, priority=Priority.PUNT)
             return
 
 

@@ -91,7 +91,7 @@ class RecoveryStatus(msgspec.Struct, frozen=True):
 class Unequal(msgspec.Struct, frozen=True):
     """An object on which Neutron and the store do not agree.  Versions: -1 where there is none.
 
-    kind: of the difference.  object: kind and id.  comparison: which comparison found it.
+    kind: of the difference.  object: kind and id.  comparison: which comparison found it.  left: why it stays; "".
     """
 
     kind: str = ""
@@ -101,6 +101,7 @@ class Unequal(msgspec.Struct, frozen=True):
     neutron_version: int = -1
     store_version: int = -1
     comparison: str = ""
+    left: str = ""
 
 
 class NeutronDrift(msgspec.Struct, frozen=True):
@@ -127,7 +128,8 @@ class JobStarted(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     """Where a repair or rebuild stands.  done, total: objects; total 0: not known yet.
 
-    found: by kind of difference.  guard: of what is held.  sample: of what was found.
+    found: by kind of difference.  repaired: by this job.  equal: repaired by somebody else, before it came to them.
+    guard: of what is held.  sample: of what was found.
     """
 
     state: str = ""
@@ -136,6 +138,7 @@ class Job(msgspec.Struct, frozen=True):
     seconds_left: float | None = None
     found: dict[str, int] = {}
     repaired: int = 0
+    equal: int = 0
     guard: str = ""
     why: str = ""
     sample: tuple[Unequal, ...] = ()

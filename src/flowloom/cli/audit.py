@@ -10,7 +10,6 @@ from flowloom.cli import recovery
 from flowloom.cli.answers import Audit, Audits, Guard, Guards
 from flowloom.cli.deployment import find
 from flowloom.cli.table import clean, emit, say, table
-from flowloom.kernel.errors import Misconfigured
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,8 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             say(show_guards(guards))
         return 1 if any(not guard.approved_by for guard in guards) else 0
-    if arguments.limit < 1:
-        raise Misconfigured("--limit", f"{arguments.limit} is not a number of entries above 0")
     question = {"ask": "audit", "limit": arguments.limit, "project": arguments.project, "object": arguments.object}
     entries = recovery.put(deployment, question, Audits)[0].entries
     if arguments.json:

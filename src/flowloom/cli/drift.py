@@ -154,8 +154,9 @@ def of_neutron(name: str, found: NeutronDrift, limit: int) -> Layer:
 
 _WHY: Mapping[str, str] = {
     "missing": "Neutron holds version {neutron}, the store nothing",
+    "unmarked": "both hold version {store} and the same; only the mark in the sync row is another's",
     "stale": "Neutron holds version {neutron}, the store version {store}",
-    "tombstone missing": "it is deleted in Neutron as of version {neutron}, the store holds version {store}",
+    "tombstone missing": "it is deleted in Neutron as of version {neutron}, the store holds no tombstone of that",
     "orphan": "the store holds version {store} of what Neutron does not know",
     "different": "both hold version {store}, with different contents",
     "ahead": "the store holds version {store}, Neutron gave out {neutron} only",
@@ -173,7 +174,8 @@ def why_of(one: Unequal) -> str:
         **versions
     )
     where = f" (project {one.project})" if one.project else ""
-    return words + where + (f"; found by {one.comparison}" if one.comparison else "")
+    found = f"; found by {one.comparison}" if one.comparison else ""
+    return words + where + found + (f"; it stays: {one.left}" if one.left else "")
 
 
 def _version(number: int) -> str:

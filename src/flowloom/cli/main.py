@@ -28,6 +28,8 @@ MISUSED = 2
 NO_ANSWER = 3
 NO_SUCH = 4
 
+LIMIT_MAX = 1000
+
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """Where a side adds its own sub-command: `parser.set_defaults(run=f)` with `f(namespace) -> exit code`."""
 
@@ -99,7 +101,7 @@ def _consistency(commands: Parsers) -> None:
     """The commands that compare the copies, and make them equal."""
     drift = _asks(commands, "drift", "compare Neutron, store, agents and switches now, layer by layer", _drift)
     drift.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="differences to show of each layer (default 20)"
+        "--limit", type=_limit, default=20, metavar="N", help="differences to show of each layer (default 20)"
     )
 
     repair = _asks(commands, "repair", "make the store what Neutron says, online", _repair)
@@ -112,7 +114,7 @@ def _consistency(commands: Parsers) -> None:
     audit = _asks(commands, "audit", "what was repaired, by whom and why", _audit)
     audit.add_argument("--object", metavar="ID", help="of this object alone, by its id")
     audit.add_argument("--project", metavar="P", help="of this project alone")
-    audit.add_argument("--limit", type=int, default=50, metavar="N", help="the newest so many (default 50)")
+    audit.add_argument("--limit", type=_limit, default=50, metavar="N", help="the newest so many (default 50)")
     audit.add_argument("--guards", action="store_true", help="repairs that are held instead, and how to let them pass")
 
     store = commands.add_parser("store", help="the northbound store as a whole")
@@ -163,6 +165,14 @@ def _asks(commands: Parsers, name: str, help: str, run: Callable[[argparse.Names
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.set_defaults(run=run)
     return parser
+
+
+def _limit(text: str) -> int:
+    """A number of things to show, as many as a recovery process gives at once."""
+    number = int(text)
+    if not 1 <= number <= LIMIT_MAX:
+        raise argparse.ArgumentTypeError(f"{number} is not between 1 and {LIMIT_MAX}")
+    return number
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from flowloom.cli import recovery
+from flowloom.cli import recovery, sources
 from flowloom.cli.answers import Job, JobStarted
 from flowloom.cli.ask import ask
 from flowloom.cli.deployment import Deployment, find
@@ -24,6 +24,9 @@ from flowloom.kernel.errors import FlowloomError, Misconfigured, Rejected, Unava
 OK, NOT_SO = 0, 1
 
 POLL_SECONDS = 0.2
+SAMPLE_SHOWN = 5
+"""Of what is repaired; a dry run, which is there to be read, shows all that it was told."""
+
 SILENCE_SECONDS = 30.0
 """A process that does not answer for so long is given up; its job goes on if it lives."""
 
@@ -49,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 def run_rebuild(arguments: argparse.Namespace) -> int:
     """`flowloom store rebuild`."""
     deployment = find(arguments.deployment)
-    job = follow(deployment, {"ask": "rebuild", "by": recovery.myself()}, "rebuilding")
+    with sources.opened(deployment):  # An embedded store whose file is gone is made here: no running process does that.
+        job = follow(deployment, {"ask": "rebuild", "by": recovery.myself()}, "rebuilding")
     return _end(job, arguments.json, dry_run=False)
 
 
@@ -133,7 +137,7 @@ def code_of(job: Job, dry_run: bool) -> int:
     if job.state != "done":
         return NOT_SO
     found = sum(job.found.values())
-    return OK if not found or (job.repaired >= found and not dry_run) else NOT_SO
+    return OK if not found or (job.repaired + job.equal >= found and not dry_run) else NOT_SO
 
 
 def show(job: Job, dry_run: bool) -> str:
@@ -141,9 +145,12 @@ def show(job: Job, dry_run: bool) -> str:
     out = []
     if job.found:
         out.append(table(("KIND", "FOUND"), sorted(job.found.items())))
-    for one in job.sample:
+    sample = job.sample if dry_run else job.sample[:SAMPLE_SHOWN]
+    for one in sample:
         named = " ".join(one.object).strip() or one.key
         out.append(clean(f"    {one.kind}: {named}: {why_of(one)}") + "\n")
+    if len(sample) < sum(job.found.values()):
+        out.append(f"    ... of {count(sum(job.found.values()), 'difference')}\n")
     return "".join(out) + _sentence(job, dry_run) + "\n"
 
 
@@ -165,6 +172,7 @@ def _sentence(job: Job, dry_run: bool) -> str:
         case "done" if dry_run:
             return f"{count(found, 'difference')} found; a dry run: nothing was changed{why}"
         case "done":
-            return f"{count(found, 'difference')} found, {job.repaired} repaired{why}"
+            others = f", {job.equal} by others meanwhile" if job.equal else ""
+            return f"{count(found, 'difference')} found, {job.repaired} repaired{others}{why}"
         case other:
             return f"the recovery process says {clean(other)!r}{why}"

@@ -15,6 +15,7 @@ from flowloom.consistency.index import StoreIndex
 from flowloom.consistency.table import AuditEntry
 from flowloom.kernel.errors import Unavailable
 from flowloom.northbound.bus import Publisher
+from flowloom.northbound.limits import VERSION_MAX, is_key
 from flowloom.northbound.store import Store, Write
 
 
@@ -42,7 +43,8 @@ def bury_the_dead(
     for name, keys in candidates:
         if name in bound:
             continue
-        entries = [entry for entry in store.get(keys) if entry is not None and entry.value is not None]
+        held = [entry for entry in store.get([key for key in keys if is_key(key)]) if entry is not None]
+        entries = [entry for entry in held if entry.value is not None and entry.version < VERSION_MAX]
         writes = [Write(entry.key, entry.version + 1, None) for entry in entries]
         outcomes = store.apply(writes)
         index.correct([write.key for write in writes], store.get([write.key for write in writes]))

@@ -13,12 +13,17 @@ from flowloom.consistency.table import Fact, Ref, Row, ShardSum, SyncTable
 from flowloom.model.codec import encode
 from flowloom.model.keys import NO_PROJECT, deployment_prefix, key_of, parse_key
 from flowloom.model.records import NORTHBOUND
+from flowloom.northbound.limits import is_key
 from flowloom.northbound.store import Entry, Store
 
 ROWS_PER_PAGE = 1000
 OBJECTS_PER_READ = 200
 
+ABOVE_MAX = 1 << 62
+"""No repair goes above such a version: Neutron goes on counting from there, and must never come to the end."""
+
 NOTHING = ShardSum(0, 0)
+_LONGEST = (255, 64, 32, 64)  # Project, scope, kind and id of a sync row.
 
 _KINDS = frozenset(kind.kind for kind in NORTHBOUND)
 
@@ -87,7 +92,8 @@ class Judged(NamedTuple):
 
 def reread(table: SyncTable, store: Store, deployment: str, chosen: Sequence[Suspect]) -> Judged:
     """Read Neutron, read the store, compare: what of `chosen` is a difference by content, as things are now."""
-    facts = {fact.row.ref: fact for fact in table.facts({suspect.ref for suspect in chosen})}  # Read Neutron.
+    refs = {suspect.ref for suspect in chosen if is_plain(suspect.ref.id)}
+    facts = {fact.row.ref: fact for fact in table.facts(refs)}  # Read Neutron.
     entries = store.get([suspect.key for suspect in chosen])  # Read the store.
     found = []
     for suspect, entry in zip(chosen, entries, strict=True):  # Compare.
@@ -102,11 +108,15 @@ def _difference(deployment: str, suspect: Suspect, fact: Fact | None, entry: Ent
     kind = classify(None if elsewhere else fact, entry)
     if kind is None:
         return None
-    left = ""
+    left, version = "", -1 if entry is None else entry.version
     if suspect.ref.kind not in _KINDS:
         left = f"objects of kind {suspect.ref.kind!r} are not known to this release"
     elif fact is not None and fact.refused is not None and not elsewhere:
         left = f"no record: {fact.refused.why}"
+    elif version > ABOVE_MAX:
+        left = f"the store holds version {version}, which is too large to go above; remove the key by hand"
+    elif not is_key(suspect.key):
+        left = "the store's own client made a key that no store takes; remove it by hand"
     return Difference(
         kind=kind,
         ref=suspect.ref,
@@ -114,11 +124,32 @@ def _difference(deployment: str, suspect: Suspect, fact: Fact | None, entry: Ent
         scope=parse_key(suspect.key).scope,
         key=suspect.key,
         neutron_version=-1 if fact is None or elsewhere else fact.row.version,
-        store_version=-1 if entry is None else entry.version,
+        store_version=version,
         comparison=suspect.comparison,
         left=left,
-        misplaced=elsewhere,
+        misplaced=elsewhere or (fact is None and not _has_room(deployment, suspect.key)),
+        changed=not elsewhere and fact is not None and _changed(suspect.key, fact),
     )
+
+
+def _has_room(deployment: str, key: str) -> bool:
+    """Whether a sync row can stand for `key`: it fits, and leads back to the key."""
+    place = parse_key(key)
+    fits = all(len(part) <= longest and is_plain(part) for part, longest in zip(place[1:], _LONGEST, strict=True))
+    return fits and key_of(deployment, project_of(key), place.scope, place.kind, place.id) == key
+
+
+def is_plain(part: str) -> bool:
+    """What an id of Neutron's consists of; not every database takes more."""
+    return part.isascii() and part.isprintable()
+
+
+def _changed(key: str, fact: Fact) -> bool:
+    """Whether Neutron holds something else than was acknowledged at the version that the row is at."""
+    row = fact.row
+    if row.dirty or not row.mark or not fact.known or fact.refused is not None:
+        return False
+    return mark(key, row.version, None if fact.record is None else encode(fact.record)) != row.mark
 
 
 @dataclass

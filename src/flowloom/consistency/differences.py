@@ -54,7 +54,8 @@ class Difference:
 
     key: where the store holds it, or should.  neutron_version, store_version: -1: there is none.
     comparison: which comparison found it.  left: why it cannot be repaired; "".
-    misplaced: the store holds it at a key where Neutron never puts it, and has it elsewhere.
+    misplaced: the store holds it at a key where Neutron never puts it: no sync row can stand for that.
+    changed: Neutron holds something else than was acknowledged at its version: it changed past the capture, too.
     """
 
     kind: Kind
@@ -67,12 +68,14 @@ class Difference:
     comparison: str
     left: str = ""
     misplaced: bool = False
+    changed: bool = False
 
     def reopen(self) -> Reopen:
         """How the write path is told to repair it."""
         match self.kind:
             case Kind.MISSING | Kind.STALE | Kind.TOMBSTONE_MISSING:
-                above = max(0, self.store_version)
+                # Agents may know what was acknowledged: another content needs another version.
+                above = self.neutron_version if self.changed else max(0, self.store_version)
             case Kind.UNMARKED:
                 above = self.neutron_version - 1
             case _:

@@ -159,6 +159,8 @@ class Drain:
             done += part
             reread.update(again)
             skip |= failed | {key for key in again if reread[key] >= REREADS_MAX}
+            if len(facts) < self._batch and not again:
+                return done, False  # Who made a row dirty since has asked for the lock, and is seen at its release.
         return done, True
 
     def _write(self, held: Held, facts: Sequence[Fact]) -> tuple[Drained, set[int], set[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from flowloom.consistency.compare import (
     OBJECTS_PER_READ,
     Survey,
     Suspect,
+    is_plain,
     project_of,
     ref_of,
     reread,
@@ -29,11 +30,11 @@ from flowloom.consistency.drain import Drain, Northbound
 from flowloom.consistency.guard import Finding, Guard, family_of
 from flowloom.consistency.options import Options
 from flowloom.consistency.pace import Pace
-from flowloom.consistency.repair import Repairer
-from flowloom.consistency.table import AuditTable, LeaseTable, Ref, SyncTable
+from flowloom.consistency.repair import BEFORE, Repairer
+from flowloom.consistency.table import AuditEntry, AuditTable, LeaseTable, Ref, SyncTable
 from flowloom.kernel.clock import Clock
 from flowloom.kernel.errors import FlowloomError, Rejected, Unavailable
-from flowloom.model.keys import deployment_prefix
+from flowloom.model.keys import deployment_prefix, key_of
 from flowloom.model.records import NORTHBOUND
 
 LOG = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Job:
 
     state: running, done, held (by `guard`: approve it, ask again) or failed (`why`).
     done, total: objects looked at, of those that differ.  found: by kind.
+    repaired: by this job.  equal: repaired by somebody else meanwhile.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Job:
     done: int = 0
     total: int = 0
     repaired: int = 0
+    equal: int = 0
     guard: str = ""
     why: str = ""
     found: Counter[str] = field(default_factory=Counter)
@@ -199,26 +202,27 @@ class Operations:
             "seconds_left": left,
             "found": dict(job.found),
             "repaired": job.repaired,
+            "equal": job.equal,
             "guard": job.guard,
             "why": job.why,
             "sample": [_plain(each) for each in job.sample],
         }
 
-    def _entries(self, question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    def _entries(self, question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Audit entries, the newest first; what was written before a repair only where nothing came after it."""
         project, wanted = question.get("project"), question.get("object")
         limit = _limit(question)
         if wanted is None:
-            found = self._audit.recent(limit, None if project is None else str(project))
+            found = self._audit.recent(2 * limit, None if project is None else str(project))
         else:
             found = [
                 entry
                 for kind in NORTHBOUND
-                for entry in self._audit.recent(limit, None, Ref(kind.kind, str(wanted)))
+                for entry in self._audit.recent(2 * limit, None, Ref(kind.kind, str(wanted)))
                 if project is None or entry.project_id == project
             ]
-            found = sorted(found, key=lambda entry: entry.at, reverse=True)[:limit]
-        return [entry._asdict() for entry in found]
+            found = sorted(found, key=lambda entry: entry.at, reverse=True)
+        return [entry._asdict() for entry in _finished(found)][:limit]
 
     # --- work --------------------------------------------------------------------------------
 
@@ -261,7 +265,8 @@ class Operations:
             job.why = f"it would touch {job.total} of {objects} objects; approve guard {decision.guard}, or look first"
             return
         job.guard = decision.guard
-        job.queue.extend(_suspect(each) for each in repairable)
+        # Project after project: a lock is taken for many objects, not for each.
+        job.queue.extend(_suspect(each) for each in sorted(repairable, key=lambda each: each.project_id))
 
     def _found(self, job: Job) -> tuple[int, list[Difference], str]:
         """How many objects there are, what differs of what was asked for, and in which history of the store."""
@@ -283,6 +288,7 @@ class Operations:
         chosen = [job.queue.popleft() for _ in range(n)]
         done = self._repairer.repair(chosen, (), job.guard, job.by)
         job.repaired += len(done.repaired)
+        job.equal += len(done.equal)
         job.done += len(chosen) - len(done.again)
         if done.again:
             job.tries += 1
@@ -298,16 +304,31 @@ class Operations:
 
     def _of_object(self, wanted: str) -> list[Suspect]:
         """Everywhere an object of this id is: rows of Neutron, else keys of the store."""
-        facts = self._table.facts([Ref(kind.kind, wanted) for kind in NORTHBOUND])
+        facts = self._table.facts([Ref(kind.kind, wanted) for kind in NORTHBOUND if is_plain(wanted)])
         found = []
         for fact in facts:
             key = row_key(self._options.deployment, fact.row)
             found.append(Suspect(fact.row.ref, fact.row.project_id, key, Kind.DIFFERENT, fact.row, None, "asked for"))
         if not found:
             versions = self._northbound.store().versions(deployment_prefix(self._options.deployment)).versions
-            for key in (key for key in versions if key.endswith(f"/{wanted}")):
+            end = "/" + key_of("-", "-", "-", "-", wanted).split("/", 5)[5]
+            for key in (key for key in versions if key.endswith(end) and key.count("/") == 5):
                 found.append(Suspect(ref_of(key), project_of(key), key, Kind.ORPHAN, None, None, "asked for"))
         return found
+
+
+def _finished(entries: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
+    """Without what was written before a repair whose end is there too.  The newest come first."""
+    ends: Counter[tuple[object, ...]] = Counter()
+    for entry in entries:
+        repair = (entry.kind, entry.ref, entry.comparison, entry.neutron_version, entry.store_version, entry.by)
+        if entry.done != BEFORE:
+            ends[repair] += 1
+            yield entry
+        elif ends[repair]:
+            ends[repair] -= 1
+        else:
+            yield entry
 
 
 def _suspect(each: Difference) -> Suspect:

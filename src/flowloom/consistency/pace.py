@@ -6,12 +6,12 @@ from flowloom.kernel.clock import Clock
 
 
 class Pace:
-    """At most `per_second` (> 0) on the average, at most one second's worth at once."""
+    """At most `per_second` (> 0) on the average, at most `burst_seconds` of it at once."""
 
-    def __init__(self, clock: Clock, per_second: float) -> None:
+    def __init__(self, clock: Clock, per_second: float, burst_seconds: float = 1.0) -> None:
         self._clock = clock
         self._per_second = per_second
-        self._burst = max(1.0, per_second)
+        self._burst = max(1.0, per_second * burst_seconds)
         self._allowed = self._burst
         self._at = clock.monotonic()
 
@@ -21,6 +21,12 @@ class Pace:
         allowed = min(wanted, int(self._allowed))
         self._allowed -= allowed
         return allowed
+
+    def take_full(self, most: int) -> int:
+        """Nothing, or a whole portion of at most `most`: for what is cheaper in large portions."""
+        self._refill()
+        portion = min(most, int(self._burst))
+        return self.take(portion) if self._allowed >= portion else 0
 
     def wait(self, wanted: int) -> float:
         """Seconds until it is worth to ask again for `wanted`: a tenth of a second's worth, or all of them."""

@@ -40,7 +40,7 @@ from flowloom.consistency.repair import Repairer
 from flowloom.consistency.shards import Shares
 from flowloom.consistency.table import AuditEntry, AuditTable, LeaseTable, Ref, Row, ShardSum, SyncTable
 from flowloom.kernel.clock import Clock
-from flowloom.kernel.errors import StartOver
+from flowloom.kernel.errors import StartOver, Unavailable
 from flowloom.model.keys import deployment_prefix
 from flowloom.northbound.store import Store, Watch
 
@@ -48,10 +48,19 @@ QUEUE_MAX = 10_000
 """Suspects remembered; the others are found again by a later comparison."""
 
 JUDGED_SECONDS = 60.0
-"""A shard whose differences are all known and stay (unknown kinds, tombstones without a row) is looked into so often."""
+"""What cannot be repaired (unknown kinds), and shards that differ by nothing else, are looked into again so often."""
 
 FOLLOW_SECONDS = 0.5
 """How often a caller that does not wait for changes asks for them."""
+
+HELD_SHARE = 30
+"""While a guard waits, a round that costs much is made so seldom that it costs one part in so many of the time."""
+
+CUT_OFF_SHARE, CUT_OFF_SECONDS = 2 / 3, 1.0
+"""Share of a lease after which a service that does not reach the store counts itself out; how often it looks again."""
+
+REREAD_SECONDS = 10.0
+"""What is read again without a suspicion is read in portions of so many seconds: a portion costs less than its parts."""
 
 UNWATCHED_SECONDS = 2.0
 """How often a store without a change feed is asked for its versions."""
@@ -123,14 +132,18 @@ class RecoveryCore:
         )
         self._index = StoreIndex()
         self._watch: Watch | None = None
+        self._failing_since: float | None = None
         self._ahead: deque[str] = deque(maxlen=QUEUE_MAX)  # Keys at which a drain found the store ahead.
         self._queue: deque[Suspect] = deque()
         self._decision = Decision()
+        self._held_until = float("-inf")
+        self._words_seen: list[tuple[str, str]] = []
         self._left: dict[str, Suspect] = {}
-        self._judged: dict[int, tuple[ShardSum, ShardSum, float]] = {}
+        self._judged: dict[int, tuple[ShardSum, ShardSum]] = {}
+        self._forget_at = float("-inf")
         self._uncaptured: dict[str, Suspect] = {}
         self._pace = Pace(clock, options.repairs_per_second)
-        self._reread_pace = Pace(clock, options.reread_per_second)
+        self._reread_pace = Pace(clock, options.reread_per_second, REREAD_SECONDS)
         self._reread_round: Iterator[int] = iter(())
         self._reread_keys: list[str] = []
         self._reread_rows: list[Row] = []
@@ -140,7 +153,13 @@ class RecoveryCore:
     # --- the steps ---------------------------------------------------------------------------
 
     def members_step(self) -> float:
-        """Say that this service lives; hold a fair share of the shards; lead, if nobody does."""
+        """Say that this service lives; hold a fair share of the shards; lead, if nobody does.
+
+        A service that has not reached the store for most of a lease's time gives all of that up until it does.
+        """
+        if self._cut_off():
+            self.shares.release()  # Who reaches the store looks after our shards, and leads.
+            return CUT_OFF_SECONDS
         wait = self.shares.step()
         self.counters.takeovers = self.shares.takeovers
         return wait
@@ -157,6 +176,16 @@ class RecoveryCore:
 
         The wait is in the store's `Watch.next`; a store without a change feed is asked for its versions now and then.
         """
+        try:
+            wait = self._take_in(wait_seconds)
+        except Unavailable:
+            if self._failing_since is None:
+                self._failing_since = self._clock.monotonic()
+            raise
+        self._failing_since = None
+        return wait
+
+    def _take_in(self, wait_seconds: float) -> float:
         store = self._northbound.store()
         if not self._index.complete:
             self._list(store)
@@ -215,6 +244,10 @@ class RecoveryCore:
 
     # --- following the store -----------------------------------------------------------------
 
+    def _cut_off(self) -> bool:
+        since, now = self._failing_since, self._clock.monotonic()
+        return since is not None and now - since >= CUT_OFF_SHARE * self.options.lease_seconds
+
     def _list(self, store: Store) -> None:
         self._close_watch()
         self._index.listed(store.read(self._prefix))
@@ -269,6 +302,10 @@ class RecoveryCore:
     def _round(self, store: Store) -> None:
         """Compare sums; queue what differs, unless a guard holds it."""
         began = self._clock.monotonic()
+        if self._decision.held and began < self._held_until and self._words() == self._words_seen:
+            return
+        if began >= self._forget_at:
+            self._forget_judgements()  # What could not be repaired then may be now.
         sums = self._table.sums()
         self._follow_to_end(store)
         owned = self.shares.owned()
@@ -281,15 +318,23 @@ class RecoveryCore:
         self.counters.shards_differing = len(differing(sums, self._index, owned))
         self.counters.drift = Counter(suspect.kind for suspect in found)
         self.counters.held = Counter(suspect.kind for suspect in found if suspect.kind in self._decision.held)
-        self._queue.extend([each for each in found if each.kind not in self._decision.held][:QUEUE_MAX])
-        self.counters.round_at = self._clock.monotonic()
-        self.counters.round_seconds = self.counters.round_at - began
+        passing = [each for each in found if each.kind not in self._decision.held][:QUEUE_MAX]
+        self._queue.extend(sorted(passing, key=lambda each: each.project_id))  # A lock for many, not for each.
+        now = self.counters.round_at = self._clock.monotonic()
+        self.counters.round_seconds = now - began
+        if self._decision.held:
+            # To see all that a guard holds is dear; until somebody has said a word, seldom is enough.
+            self._words_seen = self._words()
+            self._held_until = now + min(JUDGED_SECONDS, HELD_SHARE * self.counters.round_seconds)
+
+    def _words(self) -> list[tuple[str, str]]:
+        """What has been said about each guard in force."""
+        return sorted((guard.id, guard.approved_by) for guard in self.guard.waiting())
 
     def _look_into(self, store: Store, shard: int, sums: dict[int, ShardSum]) -> list[Suspect]:
         """Suspects of a shard that were not judged already; none if nothing has changed since all of it was."""
         sides = (sums.get(shard, NOTHING), self._index.sum(shard))
-        judged = self._judged.get(shard)
-        if judged is not None and judged[:2] == sides and self._clock.monotonic() < judged[2]:
+        if self._judged.get(shard) == sides:
             return []
         rows = rows_of(self._table, shard)
         self._follow_to_end(store)  # What was acknowledged to these rows has been in the feed.
@@ -298,7 +343,7 @@ class RecoveryCore:
         found = list(suspects(self.options.deployment, rows, self._index.shard(shard), "sums"))
         fresh = [each for each in found if self._left.get(each.key) != each]
         if not fresh:
-            self._judged[shard] = (*sides, self._clock.monotonic() + JUDGED_SECONDS)
+            self._judged[shard] = sides
         return fresh
 
     def _pending(self, owned: Sequence[int]) -> list[Suspect]:
@@ -363,7 +408,7 @@ class RecoveryCore:
         self._index.correct(list(done.answers), list(done.answers.values()))
         for suspect in chosen:
             self._uncaptured.pop(suspect.key, None)
-        stay = {each.key for each in done.left} | {each.key for each in done.equal}
+        stay = {each.key for each in done.left}
         if len(self._left) > QUEUE_MAX:
             self._left.clear()
         self._left |= {suspect.key: suspect for suspect in chosen if suspect.key in stay}
@@ -385,24 +430,25 @@ class RecoveryCore:
     def _forget_judgements(self) -> None:
         self._left.clear()
         self._judged.clear()
+        self._forget_at = self._clock.monotonic() + JUDGED_SECONDS
 
     # --- reading again what nobody suspects --------------------------------------------------
 
     def _reread(self, store: Store) -> None:
         """A few keys of the store and a few rows of Neutron, shard after shard of the own ones."""
-        for _ in range(self._reread_pace.take(OBJECTS_PER_READ) and 1):
-            if not self._reread_keys and not self._reread_rows:
-                self._next_shard()
-            keys = self._reread_keys[:OBJECTS_PER_READ]
-            del self._reread_keys[:OBJECTS_PER_READ]
-            if keys:
-                self._ask(store, keys)
-            rows = self._reread_rows[:OBJECTS_PER_READ]
-            del self._reread_rows[:OBJECTS_PER_READ]
-            for suspect in changed_past_capture(self._table, self.options.deployment, rows, "retranslation"):
-                if len(self._uncaptured) < QUEUE_MAX:
-                    self._uncaptured[suspect.key] = suspect
-            self.counters.reread += len(keys) + len(rows)
+        portion = self._reread_pace.take_full(OBJECTS_PER_READ)
+        if not portion:
+            return
+        if not self._reread_keys and not self._reread_rows:
+            self._next_shard()
+        keys, rows = self._reread_keys[:portion], self._reread_rows[:portion]
+        del self._reread_keys[:portion], self._reread_rows[:portion]
+        if keys:
+            self._ask(store, keys)
+        for suspect in changed_past_capture(self._table, self.options.deployment, rows, "retranslation"):
+            if len(self._uncaptured) < QUEUE_MAX:
+                self._uncaptured[suspect.key] = suspect
+        self.counters.reread += len(keys) + len(rows)
 
     def _next_shard(self) -> None:
         owned = self.shares.owned()

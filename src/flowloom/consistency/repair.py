@@ -35,13 +35,12 @@ class Repaired:
     """What became of suspects.
 
     equal: suspects that are no difference.  repaired: those repaired, and verified or in the drain's hands.
-    waiting: held by a guard.  left: cannot be repaired.  again: their lock was another's, or was lost: try later.
+    left: cannot be repaired.  again: their lock was another's, or was lost: try later.
     answers: what the store said of each key, for whoever keeps an index.
     """
 
     equal: list[Suspect] = field(default_factory=list)
     repaired: list[Difference] = field(default_factory=list)
-    waiting: list[Difference] = field(default_factory=list)
     left: list[Difference] = field(default_factory=list)
     again: list[Suspect] = field(default_factory=list)
     answers: dict[str, Entry | None] = field(default_factory=dict)
@@ -110,10 +109,9 @@ class Repairer:
     def _sort(
         self, chosen: Sequence[Suspect], differences: Sequence[Difference], held_kinds: Collection[str], done: Repaired
     ) -> list[Difference]:
-        """Those to be repaired now; the others are noted."""
+        """Those to be repaired now; those that cannot be are noted, and those that a guard holds are found again."""
         found = {difference.key for difference in differences}
         done.equal += [suspect for suspect in chosen if suspect.key not in found]
-        done.waiting += [each for each in differences if each.kind in held_kinds]
         rest = [each for each in differences if each.kind not in held_kinds]
         done.left += [each for each in rest if each.left]
         return [each for each in rest if not each.left]
@@ -156,18 +154,16 @@ class Repairer:
 
     def _verify(self, found: Sequence[Difference], done: Repaired, guard: str, by: str) -> None:
         """Read both sides again, and say what was seen."""
-        facts = {fact.row.ref: fact for fact in self._table.facts({each.ref for each in found})}
+        facts = {fact.row.ref: fact for fact in self._table.facts({each.ref for each in found if not each.misplaced})}
         entries = self._northbound.store().get([each.key for each in found])
         done.answers |= {each.key: entry for each, entry in zip(found, entries, strict=True)}
         done.repaired += found
         said = []
         for each, entry in zip(found, entries, strict=True):
             fact = None if each.misplaced else facts.get(each.ref)
-            said.append(
-                _entry(
-                    each, -1 if entry is None else entry.version, _done(each, entry), _verified(fact, entry), by, guard
-                )
-            )
+            version, what, seen = -1 if entry is None else entry.version, _done(each, entry), _verified(fact, entry)
+            said.append(_entry(each, version, what, seen, by, guard))
+            LOG.info("Repaired %s %s, which was %s: %s; %s", each.ref.kind, each.ref.id, each.kind, what, seen)
         self._audit.append(said)
         done.audited += len(said)
 

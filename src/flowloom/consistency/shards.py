@@ -6,9 +6,12 @@ who holds more gives back, who holds less takes what is free.  Nobody tells anyb
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
-from flowloom.consistency.lease import MARGIN
+from flowloom.consistency.lease import LEASE_SECONDS_MAX, MARGIN
 from flowloom.consistency.marks import SHARDS
 from flowloom.consistency.table import Holder, Lease, LeaseTable
 from flowloom.kernel.clock import Clock
@@ -29,6 +32,30 @@ def fair_share(owner: str, members: list[str]) -> int:
     """How many groups `owner` may hold, one of `members`: as many as any other, or one more."""
     rank = sorted(members).index(owner)
     return GROUPS // len(members) + (1 if rank < GROUPS % len(members) else 0)
+
+
+class Member(NamedTuple):
+    """A living service.  shards: how many it holds.  seconds_left: of its lease as a member, by the database's clock."""
+
+    owner: str
+    shards: int
+    leader: bool
+    seconds_left: float
+
+
+def members_of(holders: Sequence[Holder]) -> list[Member]:
+    """The living services, out of all leases that begin with `recovery:`."""
+    living = [holder for holder in holders if holder.seconds_left > 0]
+    shards = Counter[str]()
+    for holder in living:
+        if holder.name.startswith(GROUP_PREFIX):
+            shards[holder.owner] += len(shards_of(int(holder.name.removeprefix(GROUP_PREFIX))))
+    leaders = {holder.owner for holder in living if holder.name == LEADER}
+    return [
+        Member(holder.owner, shards[holder.owner], holder.owner in leaders, holder.seconds_left)
+        for holder in living
+        if holder.name.startswith(MEMBER_PREFIX)
+    ]
 
 
 class Shares:
@@ -59,7 +86,8 @@ class Shares:
             self._held = {lease.name: lease for lease in renewed}
         self._take(MEMBER_PREFIX + self._owner)
         holders = {holder.name: holder for holder in self._table.holders("recovery:")}
-        living = {name: holder for name, holder in holders.items() if holder.seconds_left > 0}
+        # What claims to last longer than any lease may was taken before the database's clock went back.
+        living = {name: holder for name, holder in holders.items() if 0 < holder.seconds_left <= LEASE_SECONDS_MAX}
         members = sorted(
             {holder.owner for name, holder in living.items() if name.startswith(MEMBER_PREFIX)} | {self._owner}
         )

@@ -115,7 +115,10 @@ class SyncTable(Protocol):
         ...
 
     def acknowledge(self, done: Sequence[Acknowledged]) -> None:
-        """Move `synced_version` and `mark` forward; never back.  A row is clean when both versions meet."""
+        """Move `synced_version` and `mark` forward; never back.  A row is clean when both versions meet.
+
+        One above the row's version changes nothing: Neutron's database was restored since it was read.
+        """
         ...
 
     def note(self, failures: Sequence[tuple[Row, str]]) -> None:

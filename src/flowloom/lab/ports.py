@@ -25,14 +25,19 @@ def free_port(run: int = 1) -> int:
 
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of 127.0.0.1 now."""
+    try:
+        check_free(port)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def check_free(port: int) -> None:
+    """Do nothing when a server could listen on this port of 127.0.0.1 now; else OSError or OverflowError says why not."""
     with socket.socket() as probe:
         # As servers do: connections of a predecessor that still linger do not make it taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return False
-        return True
+        probe.bind(("127.0.0.1", port))
 
 
 def _lowest_ephemeral_port() -> int:

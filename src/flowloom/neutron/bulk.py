@@ -30,8 +30,6 @@ def identifiers_of(state: orm.ORMExecuteState, column: str, other: str = "") -> 
     asked = sa.select(*wanted).distinct()
     if statement.whereclause is not None:
         asked = asked.where(statement.whereclause)
-    if any(hasattr(clause, "prefix") for clause in getattr(statement, "_post_values_clause", None) or ()):
-        raise Untranslatable("it has a limit of its own")
     for row in state.session.connection().execute(asked, state.parameters or {}):
         if row[0]:
             yield row[0], row[1] if other else None

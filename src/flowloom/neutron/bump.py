@@ -44,8 +44,10 @@ def lead(connection: sa.Connection, touches: Iterable[Touch]) -> list[Touch]:
     for (kind, via), ids in detours.items():
         table = via.model.__table__
         statement = sa.select(table.c[via.id_column]).where(table.c[via.column].in_(sorted(set(ids))), via.where)
-        led += [Touch(Ref(kind, found)) for found in connection.scalars(statement)]
-    return led
+        if via.locked:
+            statement = statement.with_for_update(read=True)
+        led += [Touch(Ref(kind, found), via=via.then) for found in connection.scalars(statement)]
+    return led if not any(touch.via for touch in led) else lead(connection, led)
 
 
 def merge(touches: Iterable[Touch]) -> list[Touch]:

@@ -44,12 +44,13 @@ class _Pending:
     bumped: per (nested) transaction, what it has bumped and whether that was gone then, so that one transaction
     bumps an object once; what a savepoint bumped counts only inside it until it is released, because its rollback
     takes the bump back.
-    changed: rows whose object may be another one once the flush has set their foreign keys.
+    changed: modified rows with the rules by which they reach an object, which may be another one once the flush has
+    set their foreign keys.
     """
 
     def __init__(self) -> None:
         self.before_flush: list[Touch] = []
-        self.changed: list[Any] = []
+        self.changed: list[tuple[Any, Rule]] = []
         self.bumped: dict[Any, dict[Ref, bool | None]] = {}
 
 
@@ -86,9 +87,10 @@ class Capture:
 
     def _before_flush(self, current: orm.Session, _context: Any, _instances: Any) -> None:
         gone = [row for row in current.deleted if type(row) in self._rules]
-        changed = [row for row in current.dirty if type(row) in self._rules and row not in current.deleted]
+        kept = [row for row in current.dirty if type(row) in self._rules and row not in current.deleted]
+        changed = [(row, rule) for row in kept for rule in self._rules[type(row)] if _reaches(row, rule)]
         touches = [each for row in gone for rule in self._rules[type(row)] for each in _gone(row, rule)]
-        touches += [each for row in changed for rule in self._rules[type(row)] for each in _changed(row, rule)]
+        touches += [each for row, rule in changed for each in _changed(row, rule)]
         known = current.info.get(_PENDING)
         if not touches and known is None:
             return
@@ -101,8 +103,7 @@ class Capture:
         touches = [each for row in new for rule in self._rules[type(row)] for each in _came(row, rule)]
         pending: _Pending | None = current.info.get(_PENDING)
         if pending is not None:
-            for row in pending.changed:
-                touches += [each for rule in self._rules[type(row)] for each in _moved(row, rule)]
+            touches += [each for row, rule in pending.changed for each in _moved(row, rule)]
             pending.changed = []
         touches = _led(current, touches)
         if pending is not None:
@@ -179,11 +180,14 @@ def _moved(row: Any, rule: Rule) -> Iterator[Touch]:
         yield Touch(Ref(rule.kind, identifier), via=rule.via)
 
 
+def _reaches(row: Any, rule: Rule) -> bool:
+    """Whether what changed in a modified row reaches the record."""
+    state = sa.inspect(row)
+    return any(state.get_history(column, PASSIVE_NO_INITIALIZE).has_changes() for column in rule.columns)
+
+
 def _changed(row: Any, rule: Rule) -> Iterator[Touch]:
     """The object of a modified row; both objects when the row moved from one to another."""
-    state = sa.inspect(row)
-    if not any(state.get_history(column, PASSIVE_NO_INITIALIZE).has_changes() for column in rule.columns):
-        return
     if rule.root:
         yield replace(_touch_root(row, rule, deleted=False), deleted=None)
         return
@@ -253,7 +257,10 @@ def _reaches_a_record(state: orm.ORMExecuteState, rule: Rule) -> bool:
     if not state.is_update:
         return rule.came or not state.is_insert
     written = {getattr(column, "key", column) for column in getattr(state.statement, "_values", None) or {}}
-    return not written or bool(written & rule.columns)
+    given: Any = state.parameters
+    if not written and isinstance(given, list):  # Updates by primary key have their values beside the statement.
+        written = {name for row in given for name in row}
+    return bool(written & rule.columns)
 
 
 def _touched_by(state: orm.ORMExecuteState, rule: Rule) -> Iterator[Touch]:

@@ -82,12 +82,18 @@ ROOTS: dict[str, Root] = {root.kind: root for root in _ROOTS}
 
 @dataclass(frozen=True)
 class Via:
-    """A table that leads from the id which a row has (`column`) to the object that the row reaches (`id_column`)."""
+    """A table that leads from the id which a row has (`column`) to the object that the row reaches (`id_column`).
+
+    locked: read it with a lock, which sees what was committed since the transaction's snapshot, and keeps it.
+    then: where it leads on from there.
+    """
 
     model: Any
     column: str
     id_column: str
     where: sa.ColumnElement[bool]
+    locked: bool = False
+    then: Via | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,15 @@ _GATEWAY = Via(
 )
 """From the gateway port to its router, whose record carries the port's addresses."""
 
+
+def _taken_along(model: Any, kind: str, child: Any, column: str, id_column: str, then: Via | None = None) -> Rule:
+    """What the database itself deletes with a row of `model`, without a word to the session: rows of `child`.
+
+    Neutron refuses to delete what is in use; this is for whoever began to use it after Neutron had looked.
+    """
+    return Rule(model, kind, "id", frozenset(), via=Via(child, column, id_column, sa.true(), True, then), came=False)
+
+
 RULES: tuple[Rule, ...] = (
     # Networks, subnets, ports.
     _root(NETWORK, "name admin_state_up mtu rbac_entries segments"),
@@ -160,8 +175,8 @@ RULES: tuple[Rule, ...] = (
     _child(qos.QosPortPolicyBinding, PORT, "port_id"),
     # Routers, floating IPs.
     _root(ROUTER, "name admin_state_up gw_port_id gw_port enable_snat"),
-    _columns(l3.RouterPort, ROUTER, "router_id", "router_id port_id port_type router"),
-    _columns(models_v2.IPAllocation, ROUTER, "port_id", "port_id ip_address subnet_id", _GATEWAY),
+    _columns(l3.RouterPort, ROUTER, "router_id", "router_id port_id port_type router port"),
+    _columns(models_v2.IPAllocation, ROUTER, "port_id", "port_id ip_address subnet_id port", _GATEWAY),
     _columns(models_v2.Port, ROUTER, "id", "mac_address", _GATEWAY, came=False),
     _columns(
         l3_attrs.RouterExtraAttributes,
@@ -188,7 +203,7 @@ RULES: tuple[Rule, ...] = (
         SECURITY_GROUP,
         "security_group_id",
         "security_group_id remote_group_id remote_address_group_id direction ethertype protocol port_range_min"
-        " port_range_max remote_ip_prefix security_group",
+        " port_range_max remote_ip_prefix security_group source_group",
     ),
     _child(rbac_db_models.SecurityGroupRBAC, SECURITY_GROUP, "object_id"),
     _root(ADDRESS_GROUP, "name addresses rbac_entries"),
@@ -204,4 +219,28 @@ RULES: tuple[Rule, ...] = (
     # Trunks.
     _root(TRUNK, "name admin_state_up port_id port sub_ports"),
     _columns(trunk.SubPort, TRUNK, "trunk_id", "trunk_id port_id port segmentation_type segmentation_id"),
+    # Foreign keys that cascade from one object into another.
+    _taken_along(models_v2.Subnet, PORT, models_v2.IPAllocation, "subnet_id", "port_id"),
+    _taken_along(models_v2.Subnet, ROUTER, models_v2.IPAllocation, "subnet_id", "port_id", _GATEWAY),
+    _taken_along(
+        securitygroup.SecurityGroup, PORT, securitygroup.SecurityGroupPortBinding, "security_group_id", "port_id"
+    ),
+    _taken_along(
+        securitygroup.SecurityGroup,
+        SECURITY_GROUP,
+        securitygroup.SecurityGroupRule,
+        "remote_group_id",
+        "security_group_id",
+    ),
+    _taken_along(
+        address_group.AddressGroup,
+        SECURITY_GROUP,
+        securitygroup.SecurityGroupRule,
+        "remote_address_group_id",
+        "security_group_id",
+    ),
+    _taken_along(qos.QosPolicy, NETWORK, qos.QosNetworkPolicyBinding, "policy_id", "network_id"),
+    _taken_along(qos.QosPolicy, PORT, qos.QosPortPolicyBinding, "policy_id", "port_id"),
+    _taken_along(qos.QosPolicy, FLOATING_IP, qos.QosFIPPolicyBinding, "policy_id", "fip_id"),
+    _taken_along(qos.QosPolicy, ROUTER, qos.QosRouterGatewayIPPolicyBinding, "policy_id", "router_id"),
 )

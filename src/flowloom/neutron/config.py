@@ -64,6 +64,12 @@ _OPTIONS = (
     ),
     cfg.IntOpt("audit_keep", default=Options.audit_keep, help="How many entries the audit of repairs keeps."),
     cfg.BoolOpt(
+        "announce_unwired",
+        default=False,
+        help="Announce API extensions whose objects reach the store though no node wires them yet"
+        " (routers, security groups, QoS, trunks), and load their plug-ins. For tests and for what comes next.",
+    ),
+    cfg.BoolOpt(
         "strict_capture",
         default=False,
         help="Refuse bulk SQL statements on captured tables, instead of counting and logging them. For tests.",
@@ -111,6 +117,7 @@ class Settings:
     chassis_dead_seconds: float
     audit_keep: int
     strict_capture: bool
+    announce_unwired: bool = False
 
     @property
     def recovery(self) -> Options:

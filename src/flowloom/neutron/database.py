@@ -23,13 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.neutron.sqlite_dialect import reader_url
+
+C = TypeVar("C")
 
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 CAUSALITY_WAIT = "SET STATEMENT wsrep_sync_wait = 1 FOR SELECT 1"
@@ -56,17 +58,26 @@ class Database(Protocol):
 
 
 class SqlDatabase:
-    """A database by plain SQLAlchemy, for whoever does not run inside Neutron.
+    """A database by plain SQLAlchemy.
 
+    writing, reading: engines of the same database; readers of SQLite refuse to write.
     causality_wait: False saves the round trip to the other nodes of a Galera cluster; reads may then be old.
     """
 
-    def __init__(self, url: str, causality_wait: bool = True) -> None:
-        self.url = url
-        pooled = {} if sa.make_url(url).get_backend_name() != "sqlite" else {"poolclass": sa.NullPool}
-        self.writing = sa.create_engine(url, **pooled)
-        self.reading = sa.create_engine(reader_url(url), **pooled)
+    def __init__(self, writing: sa.Engine, reading: sa.Engine, causality_wait: bool = True) -> None:
+        self.writing = writing
+        self.reading = reading
         self._causality_wait = causality_wait
+
+    @classmethod
+    def at(cls, url: str, causality_wait: bool = True) -> Self:
+        """The same by engines of its own, for the database at `url`."""
+        return cls(sa.create_engine(url), sa.create_engine(reader_url(url)), causality_wait)
+
+    @property
+    def url(self) -> str:
+        """Of the writers, password included."""
+        return self.writing.url.render_as_string(hide_password=False)
 
     @contextmanager
     def reader(self) -> Iterator[sa.Connection]:
@@ -152,32 +163,34 @@ _MYSQL_UNAVAILABLE = frozenset(
     | {1044, 1045, 1049, 0, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 )
 # https://www.sqlite.org/rescode.html
-_SQLITE_CONTENDED = frozenset({5, 6, 19})
+_SQLITE_CONTENDED = frozenset({5, 6})
+_SQLITE_DUPLICATE = frozenset({1555, 2067})
+_SQLITE_SCHEMA = frozenset({1})
 _SQLITE_UNAVAILABLE = frozenset({8, 10, 11, 13, 14, 26})
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _POSTGRESQL_CONTENDED = frozenset({"40001", "40P01", "55P03", "23505"})
 _POSTGRESQL_SCHEMA = frozenset({"42P01", "42703"})
+_POSTGRESQL_UNAVAILABLE = frozenset({"08", "53", "57"})
 
 
 def _meaning(error: Exception) -> str:
-    sqlite = getattr(error, "sqlite_errorcode", None)
-    if sqlite is not None:
-        code = sqlite & 0xFF
-        if code in _SQLITE_CONTENDED:
-            return "contended"
-        if code in _SQLITE_UNAVAILABLE:
-            return "unavailable"
-        return "schema" if getattr(error, "sqlite_errorname", "") == "SQLITE_ERROR" else ""
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if isinstance(state, str):
-        if state in _POSTGRESQL_CONTENDED:
-            return "contended"
-        if state in _POSTGRESQL_SCHEMA:
-            return "schema"
-        return "unavailable" if state[:2] in ("08", "53", "57") else ""
     code = error.args[0] if error.args else None
-    if code in _MYSQL_CONTENDED:
+    if isinstance(code, int):
+        return _meant(code, _MYSQL_CONTENDED, _MYSQL_SCHEMA, _MYSQL_UNAVAILABLE)
+    sqlite = getattr(error, "sqlite_errorcode", None)
+    if sqlite in _SQLITE_DUPLICATE:
         return "contended"
-    if code in _MYSQL_SCHEMA:
+    if sqlite is not None:
+        return _meant(sqlite & 0xFF, _SQLITE_CONTENDED, _SQLITE_SCHEMA, _SQLITE_UNAVAILABLE)
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state is not None and state[:2] in _POSTGRESQL_UNAVAILABLE:
+        return "unavailable"
+    return _meant(state, _POSTGRESQL_CONTENDED, _POSTGRESQL_SCHEMA, frozenset())
+
+
+def _meant(code: C, contended: frozenset[C], schema: frozenset[C], unavailable: frozenset[C]) -> str:
+    if code in contended:
+        return "contended"
+    if code in schema:
         return "schema"
-    return "unavailable" if code in _MYSQL_UNAVAILABLE else ""
+    return "unavailable" if code in unavailable else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -36,12 +37,19 @@ Reader = Callable[[sa.Connection, Rows], Found]
 
 def select(connection: sa.Connection, model: Any, id_column: str, ids: Iterable[str], *order: str) -> list[Any]:
     """Rows of `model` in whose `id_column` one of `ids` stands."""
-    table = model.__table__
+    statement = _selection(model, id_column, order)
     rows: list[Any] = []
     for chunk in chunks(ids):
-        statement = sa.select(table).where(table.c[id_column].in_(chunk))
-        rows += connection.execute(statement.order_by(*(table.c[name] for name in order)))
+        rows += connection.execute(statement, {"ids": chunk})
     return rows
+
+
+@cache
+def _selection(model: Any, id_column: str, order: tuple[str, ...]) -> sa.Select[Any]:
+    """Made once: SQLAlchemy makes a statement in several times the time in which it runs one."""
+    table = model.__table__
+    of_ids = table.c[id_column].in_(sa.bindparam("ids", expanding=True))
+    return sa.select(table).where(of_ids).order_by(*(table.c[name] for name in order))
 
 
 def grouped(

@@ -37,7 +37,10 @@ from flowloom.neutron.models import AUDIT, ERROR_CHARACTERS_MAX, GUARD, LEASE, S
 TRIES_MAX = 12
 """How often a transaction is tried that the database gives up in favour of others (about 2 s in all)."""
 
-DELAY_SECONDS, DELAY_SECONDS_MAX = 0.005, 0.5
+LOOKS_MAX = 60
+"""How often a lease is looked at that changes hands between look and word (about 3 s in all)."""
+
+DELAY_SECONDS, DELAY_SECONDS_MAX, LOOK_SECONDS_MAX = 0.005, 0.5, 0.1
 REFS_PER_SELECT = 400
 GUARDS_MAX = 100
 HEALED_PER_CALL = 1000
@@ -83,6 +86,10 @@ _DIRTY_SINCE = sa.case((SYNC.c.dirty_since > 0, SYNC.c.dirty_since), else_=datab
 """For an UPDATE that makes a row dirty: since before, if it was, else since now."""
 
 
+def _parameter(name: str) -> sa.BindParameter[int]:
+    return sa.bindparam(name, type_=sa.BigInteger())
+
+
 class _Patient:
     """Transactions that are tried again while the database gives them up."""
 
@@ -112,9 +119,9 @@ class _Patient:
             self._pause(number)
         raise Unavailable(f"given up {TRIES_MAX} times in favour of others: {last}") from last
 
-    def _pause(self, number: int) -> None:
+    def _pause(self, number: int, at_most_seconds: float = DELAY_SECONDS_MAX) -> None:
         """Before try `number` + 2; by chance, so that two who collided do not collide again."""
-        time.sleep(self._random.uniform(0.0, min(DELAY_SECONDS_MAX, DELAY_SECONDS * 2**number)))
+        time.sleep(self._random.uniform(0.0, min(at_most_seconds, DELAY_SECONDS * 2**number)))
 
 
 class SqlSyncTable(_Patient):
@@ -128,7 +135,9 @@ class SqlSyncTable(_Patient):
     def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
         where = [_DIRTY]
         if dirty_for_seconds > 0:
-            where.append(SYNC.c.dirty_since <= database_now() - dirty_for_seconds)
+            # Dirty since a time to come: the clock went back, and nobody knows since when.
+            long_ago = SYNC.c.dirty_since <= database_now() - dirty_for_seconds
+            where.append(sa.or_(long_ago, SYNC.c.dirty_since > database_now()))
         selections = [sa.true()] if refs is None else [_named(page) for page in _pages(sorted(set(refs)))]
         since: dict[str, float] = {}
 
@@ -145,15 +154,10 @@ class SqlSyncTable(_Patient):
 
     def dirty(self, project_id: str, limit: int, skip: Collection[int] = ()) -> list[Fact]:
         # Rows to skip are left out here: so many keys in a statement would be beyond what databases take.
-        statement = (
-            sa.select(*_COLUMNS)
-            .where(SYNC.c.project_id == project_id, _DIRTY)
-            .order_by(SYNC.c.dirty_since, SYNC.c.key)
-            .limit(limit + len(skip))
-        )
+        of_project = {"project": project_id, "limit": limit + len(skip)}
 
         def read(connection: sa.Connection) -> list[Fact]:
-            rows = [row for row in _rows(connection, statement) if row.key not in skip][:limit]
+            rows = [row for row in _rows(connection, _DIRTY_OF_PROJECT, of_project) if row.key not in skip][:limit]
             return self._facts_of(connection, rows)
 
         return self._reading(read)
@@ -176,21 +180,9 @@ class SqlSyncTable(_Patient):
     def acknowledge(self, done: Sequence[Acknowledged]) -> None:
         if not done:
             return
-        key, version = _parameter("row_key"), _parameter("row_version")
-        statement = (
-            sa.update(SYNC)
-            .where(SYNC.c.key == key, SYNC.c.synced_version < version, SYNC.c.version >= version)
-            .values(
-                synced_version=version,
-                mark=_parameter("row_mark"),
-                dirty_since=sa.case((SYNC.c.version == version, 0.0), else_=SYNC.c.dirty_since),
-                attempts=0,
-                last_error="",
-            )
-        )
         # In one order everywhere: who locks the same rows the other way round would wait for us, and we for him.
         rows = [{"row_key": each.key, "row_version": each.version, "row_mark": each.mark} for each in sorted(done)]
-        self._writing(lambda connection: connection.execute(statement, rows))
+        self._writing(lambda connection: connection.execute(_ACKNOWLEDGE, rows))
 
     def note(self, failures: Sequence[tuple[Row, str]]) -> None:
         if not failures:
@@ -264,7 +256,7 @@ class SqlLeaseTable(_Patient):
     """`table.LeaseTable`: one row a name.  Any thread may use it."""
 
     def take(self, name: str, owner: str, seconds: float) -> Lease | None:
-        for number in range(TRIES_MAX):
+        for number in range(LOOKS_MAX):
             try:
                 holder = self._look(name)
                 if holder is not None and not holder.free:
@@ -275,7 +267,7 @@ class SqlLeaseTable(_Patient):
                 if lease is not None:
                     return lease
             except Contended:  # Somebody else's change of this row came first, here or at another node: lost.
-                self._pause(number)
+                self._pause(number, LOOK_SECONDS_MAX)
         raise Unavailable(f"the lease {name} changes hands faster than it can be asked for")
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
@@ -299,10 +291,9 @@ class SqlLeaseTable(_Patient):
         return self._writing(write)
 
     def release(self, lease: Lease) -> Lease | None:
-        unasked = sa.update(LEASE).where(_held_by(lease), LEASE.c.asked == lease.asked)
-        free = unasked.values(owner="", expires_at=0.0)
+        ours = {**_names(lease), "seen_asked": lease.asked}
         # A certification failure is no loss here: whoever asked meanwhile relies on our looking again.
-        if self._writing(lambda connection: connection.execute(free).rowcount):
+        if self._writing(lambda connection: connection.execute(_RELEASE, ours).rowcount):
             return None
         asked = sa.select(LEASE.c.asked).where(_held_by(lease))
         found = self._reading(lambda connection: connection.scalar(asked))
@@ -320,9 +311,8 @@ class SqlLeaseTable(_Patient):
         return [Holder(n, o, f, float(seconds)) for n, o, f, seconds in rows if n.startswith(prefix)]
 
     def _look(self, name: str) -> _Seen | None:
-        statement = sa.select(LEASE.c.name, LEASE.c.owner, LEASE.c.fence, _FREE).where(LEASE.c.name == name)
         with self._database.reader() as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(_LOOK, {"seen_name": name}).first()
         return None if row is None else _Seen(row.name, row.owner, int(row.fence), bool(row.free))
 
     def _make(self, name: str, owner: str, seconds: float) -> Lease:
@@ -332,17 +322,12 @@ class SqlLeaseTable(_Patient):
         return Lease(name, owner, 1)
 
     def _take_over(self, seen: _Seen, owner: str, seconds: float) -> Lease | None:
-        statement = (
-            sa.update(LEASE)
-            .where(_held_by(seen), _FREE.element)
-            .values(owner=owner, fence=seen.fence + 1, asked=0, expires_at=database_now() + seconds)
-        )
-        won = self._once(lambda connection: connection.execute(statement).rowcount)
+        asked = {**_names(seen), "new_owner": owner, "seconds": seconds}
+        won = self._once(lambda connection: connection.execute(_TAKE_OVER, asked).rowcount)
         return Lease(seen.name, owner, seen.fence + 1) if won else None
 
     def _leave_word(self, seen: _Seen) -> bool:
-        statement = sa.update(LEASE).where(_held_by(seen)).values(asked=LEASE.c.asked + 1)
-        return bool(self._once(lambda connection: connection.execute(statement).rowcount))
+        return bool(self._once(lambda connection: connection.execute(_LEAVE_WORD, _names(seen)).rowcount))
 
 
 class _Seen(NamedTuple):
@@ -359,6 +344,35 @@ _FREE = sa.or_(
     LEASE.c.expires_at <= database_now(),
     LEASE.c.expires_at > database_now() + LEASE_SECONDS_MAX,
 ).label("free")
+
+
+# Made once: SQLAlchemy makes a statement in several times the time in which it runs one.
+_SEEN = sa.and_(
+    LEASE.c.name == sa.bindparam("seen_name"),
+    LEASE.c.owner == sa.bindparam("seen_owner"),
+    LEASE.c.fence == _parameter("seen_fence"),
+)
+_LOOK = sa.select(LEASE.c.name, LEASE.c.owner, LEASE.c.fence, _FREE).where(LEASE.c.name == sa.bindparam("seen_name"))
+_LEAVE_WORD = sa.update(LEASE).where(_SEEN).values(asked=LEASE.c.asked + 1)
+_RELEASE = (
+    sa.update(LEASE)
+    .where(_SEEN, LEASE.c.asked == _parameter("seen_asked"))
+    .values(owner="", expires_at=sa.literal(0.0))
+)
+_TAKE_OVER = (
+    sa.update(LEASE)
+    .where(_SEEN, _FREE.element)
+    .values(
+        owner=sa.bindparam("new_owner"),
+        fence=LEASE.c.fence + 1,
+        asked=0,
+        expires_at=database_now() + sa.bindparam("seconds", type_=sa.Float(53)),
+    )
+)
+
+
+def _names(lease: Lease | _Seen) -> dict[str, Any]:
+    return {"seen_name": lease.name, "seen_owner": lease.owner, "seen_fence": lease.fence}
 
 
 def _held_by(lease: Lease | _Seen) -> sa.ColumnElement[bool]:
@@ -448,16 +462,38 @@ def storable(text: str, characters_max: int) -> str:
     return "".join(c if c <= "\uffff" else "\ufffd" for c in text[:characters_max])
 
 
-def _parameter(name: str) -> sa.BindParameter[int]:
-    return sa.bindparam(name, type_=sa.BigInteger())
-
-
 def _failed(*where: sa.ColumnElement[bool]) -> sa.Update:
     return sa.update(SYNC).where(*where).values(attempts=SYNC.c.attempts + 1, last_error=sa.bindparam("why"))
 
 
-def _rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[Row]:
-    return [_row(found) for found in connection.execute(statement)]
+_DIRTY_OF_PROJECT = (
+    sa.select(*_COLUMNS)
+    .where(SYNC.c.project_id == sa.bindparam("project"), _DIRTY)
+    .order_by(SYNC.c.dirty_since, SYNC.c.key)
+    .limit(sa.bindparam("limit", type_=sa.Integer()))
+)
+
+_ACKNOWLEDGE = (
+    sa.update(SYNC)
+    .where(
+        SYNC.c.key == _parameter("row_key"),
+        SYNC.c.synced_version < _parameter("row_version"),
+        SYNC.c.version >= _parameter("row_version"),
+    )
+    .values(
+        synced_version=_parameter("row_version"),
+        mark=_parameter("row_mark"),
+        dirty_since=sa.case((SYNC.c.version == _parameter("row_version"), 0.0), else_=SYNC.c.dirty_since),
+        attempts=0,
+        last_error="",
+    )
+)
+
+
+def _rows(
+    connection: sa.Connection, statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
+) -> list[Row]:
+    return [_row(found) for found in connection.execute(statement, parameters)]
 
 
 def _row(found: Any) -> Row:

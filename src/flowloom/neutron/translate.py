@@ -8,13 +8,11 @@ few a kind however many objects there are: Neutron's own objects cost ten times 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from flowloom.consistency.table import Fact, Row
 from flowloom.kernel.errors import Rejected
-from flowloom.model.records import Record
 from flowloom.neutron.captured import (
     ADDRESS_GROUP,
     FLOATING_IP,
@@ -27,7 +25,6 @@ from flowloom.neutron.captured import (
     SUBNET,
     TRUNK,
 )
-from flowloom.neutron.models import SYNC
 from flowloom.neutron.reading import Found, Numbered, Reader, refuse_large_keys
 from flowloom.neutron.translate_l2 import networks, ports, subnets, trunks
 from flowloom.neutron.translate_l3 import floating_ips, port_forwardings, routers
@@ -77,59 +74,3 @@ def _fact(row: Row, found: Found | None) -> Fact:
     if isinstance(outcome, Rejected):
         return Fact(row, None, outcome)
     return Fact(row, outcome)
-
-
-@dataclass(frozen=True)
-class SyncRow:
-    """One row of the sync table."""
-
-    key: int
-    kind: str
-    object_id: str
-    project_id: str
-    scope: str
-    version: int
-    synced_version: int
-    attempts: int
-    last_error: str
-
-    @property
-    def dirty(self) -> bool:
-        return self.version > self.synced_version
-
-
-@dataclass(frozen=True)
-class Translated:
-    """A sync row and what becomes of its object: a record, None when it is gone, or why neither."""
-
-    row: SyncRow
-    record: Record | None
-    refused: Rejected | None = None
-
-
-_COLUMNS = tuple(SYNC.c[name] for name in SyncRow.__dataclass_fields__)
-
-
-def select_rows(connection: sa.Connection, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[SyncRow]:
-    """Sync rows, the longest dirty first."""
-    statement = sa.select(*_COLUMNS).where(*where).order_by(SYNC.c.dirty_since, SYNC.c.key).limit(limit)
-    return [SyncRow(*row) for row in connection.execute(statement)]
-
-
-def translate(connection: sa.Connection, rows: Sequence[SyncRow]) -> list[Translated]:
-    """What each row's object is in the snapshot of `connection`, which the rows were read in too."""
-    translated: list[Translated] = []
-    for kind in sorted({row.kind for row in rows}):
-        of_kind = {row.object_id: row for row in rows if row.kind == kind}
-        found = read(connection, kind, of_kind)
-        if found is None:
-            why = f"unknown kind {kind!r}: a newer release wrote it"
-            translated += [Translated(row, None, Rejected(row.object_id, why)) for row in of_kind.values()]
-            continue
-        for object_id, row in of_kind.items():
-            outcome = found.get(object_id)
-            if isinstance(outcome, Rejected):
-                translated.append(Translated(row, None, outcome))
-            else:
-                translated.append(Translated(row, outcome))
-    return translated

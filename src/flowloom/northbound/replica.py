@@ -66,6 +66,11 @@ class Replica:
             del self._tombstones[key]
         return gone
 
+    def forget_tombstones(self, prefix: str) -> None:
+        """From now on what was deleted under `prefix` is news at any version."""
+        for key in [key for key in self._tombstones if key.startswith(prefix)]:
+            del self._tombstones[key]
+
     def version(self, key: str) -> int:
         """The version known, of a value or a tombstone; 0: nothing is known."""
         known = self._scopes.get(scope_of(key), {}).get(key)

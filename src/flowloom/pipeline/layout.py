@@ -97,6 +97,7 @@ GUARD: Final = _table(
         IN_KEY, ETH_SRC, ETH_TYPE, IP_SRC, IP6_SRC, IP_PROTO, UDP_SRC, UDP_DST, IP_DST,
         ARP_SPA, ARP_SHA, ICMP6_TYPE, ICMP6_CODE, ND_TARGET, ND_SLL, ND_TLL,
     ),
+    does=("controller",),
     next=("SERVICE",),
 )  # fmt: skip
 SERVICE: Final = _table(

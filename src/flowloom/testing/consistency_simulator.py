@@ -14,9 +14,12 @@ the store and no agent sees a version go back; what was acknowledged to a user s
 
 from __future__ import annotations
 
+import gc
+import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -32,14 +35,17 @@ from flowloom.testing.consistency_simulator_actors import (
     AgentProcess,
     FollowerLike,
     NeutronProcess,
+    Operator,
     Process,
     RecoveryProcess,
     drain_as_the_worker_does,
     next_text,
+    recover,
     recover_by_draining,
     wake_the_worker,
 )
 from flowloom.testing.consistency_simulator_ports import (
+    LOSSES,
     NO_FAULTS,
     Environment,
     Faults,
@@ -57,30 +63,42 @@ SETTLE_SECONDS: Final = 400.0
 """Virtual time within which all copies are equal once everything is healed: leases run out, back-offs end."""
 
 WORK_SECONDS_MAX: Final = 120.0
+"""Virtual time after which it is healed although users have not finished: they may be locked out for long."""
 
-LOSSES: Final = ("wipe", "restore", "tamper", "bypass")
-"""Faults that only a comparison of the copies can mend."""
+WORLDS_PER_COLLECTION: Final = 25
+
+
+JUNK: Final = b'{"schema":1,"kind":"port","id":"junk","version":1}'
+
+
+_key_of = lru_cache(maxsize=10_000)(key_of)
 
 
 @dataclass(frozen=True)
 class Parts:
     """What the processes of a simulation are made of: production code, unless a broken model replaces a part.
 
+    tombstones: whether a deleted object is to leave one in the store.
     without: faults that these parts do not claim to survive.
+    whole_snapshot: whether a transaction of the SQL model reads one (`SqlModel.whole_snapshot`).
     """
 
     tables: Callable[[SqlModel], ModelTables] = ModelTables
     neutron_transaction: Callable[[Transaction, SqlModel], NeutronTransaction] = NeutronTransaction
     committed: Callable[[NeutronProcess, Iterable[Ref]], None] = wake_the_worker
     neutron_drain: Callable[[NeutronProcess], None] = drain_as_the_worker_does
-    recover: Callable[[RecoveryProcess], None] = recover_by_draining
+    recover: Callable[[RecoveryProcess], None] = recover
     follower: Callable[[Sequence[str], Random, FollowerSettings], FollowerLike] = Follower
     database: Callable[[Random], MemoryDatabase] = MemoryDatabase
-    without: tuple[str, ...] = LOSSES
+    tombstones: bool = True
+    without: tuple[str, ...] = ()
     whole_snapshot: bool = True
 
 
 FLOWLOOM: Final = Parts()
+
+DRAIN_ALONE: Final = Parts(recover=recover_by_draining, without=LOSSES)
+"""What holds without any comparison."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +128,15 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = random = Random(self.seed)
-        self.lease_seconds = random.choice((3.0, 15.0))
+        self.lease_seconds = random.choice((6.0, 15.0))
         self.batch = random.choice((1, 2, 200))
         self.gap_seconds = random.choice((0.5, 2.0, 4.0))
         self.operations_left = random.randint(15, 50)
         self.refused = random.choice((0.0, 0.0, 0.03))
+        self.guard_objects = random.choice((1, 1000))
+        self.watched = random.random() < 0.8
         faults = self.faults if self.faults is not None else draw_faults(random, self.parts.without)
+        self.compares = any(getattr(faults, name) for name in LOSSES) or random.random() < 0.3
         self.environment = Environment(random, faults, self.lease_seconds, self.trace)
         self.environment.crash = self._crash
         self.scheduler = self.environment.scheduler
@@ -138,8 +159,11 @@ class World:
         self.latencies: dict[str, float] = {}
         self._versions: dict[Ref, int] = {}
         self._acknowledged = 0
-        self._contents: dict[tuple[Ref, int], tuple[int, Content | None]] = {}
-        self._copies: list[Sequence[object]] = []
+        self._contents: dict[tuple[Ref, int], list[tuple[int, Content | None]]] = {}
+        self._copies: list[Sequence[Entry]] = []
+        self._strays: set[str] = set()
+        self._ahead: set[str] = set()
+        self._bypassed: set[Ref] = set()
         self._make_objects()
         self._make_processes()
 
@@ -166,6 +190,8 @@ class World:
         self.recoveries = [RecoveryProcess(self, f"recovery{n}") for n in range(random.choice((1, 2)))]
         self.agents = [AgentProcess(self, f"agent{n}", (everything, one_project)[n]) for n in range(2)]
         self.processes: list[Process] = [*self.neutrons, *self.recoveries, *self.agents]
+        if self.guard_objects < 1000 and self.compares:
+            self.processes.append(Operator(self, "operator"))
         if random.random() < 0.3:
             self.latencies[random.choice(self.processes).name] = random.random() ** 2
         self.bus.subscribers = [agent.hear for agent in self.agents]
@@ -188,22 +214,30 @@ class World:
         self.violations.append(what)
 
     def _committed(self, one: Transaction) -> None:
-        objects = self.sql.table("objects")
-        for (table, key), row in one.written.items():
-            if table != "sync" or row is None:
+        """Note what Neutron holds of an object at each version: one content, unless it changes past the capture."""
+        objects, rows = self.sql.table("objects"), self.sql.table("sync")
+        for table, key in one.written:
+            row = rows.get(key) if table in ("objects", "sync") else None
+            if row is None:
                 continue
-            ref = Ref(row.kind, row.id)
-            content = objects.get(key)
-            self.environment.say(f"commits {ref} {row.version} ({row.synced_version}): {content and content.text}")
-            self._contents[ref, row.version] = (row.key, content)
+            ref, found = Ref(row.kind, row.id), (row.key, objects.get(key))
+            known = self._contents.setdefault((ref, row.version), [])
+            if found not in known:
+                known.append(found)
+                if self.trace is not None:
+                    self.environment.say(f"commits {ref.kind} {ref.id} version {row.version}: {found[1]}")
 
     def _wrote(self, write: Write) -> None:
         """What the store takes must be what Neutron committed at that version."""
+        if write.key in self._strays:
+            if write.value is not None:
+                self.violation(f"the store took a value of {write.key}, where Neutron never puts one")
+            return
         ref = self._ref_of_key.get(write.key)
         committed = None if ref is None else self._contents.get((ref, write.version))
-        if ref is None or committed is None:
+        if ref is None or not committed:
             self.violation(f"the store took version {write.version} of {write.key}, which Neutron never had")
-        elif write.value != self._value(ref, write.version, *committed):
+        elif all(write.value != self._value(ref, write.version, *found) for found in committed):
             self.violation(f"the store took a content of {write.key} that Neutron never had at version {write.version}")
 
     def _value(self, ref: Ref, version: int, key: int, content: Content | None) -> bytes | None:
@@ -230,7 +264,81 @@ class World:
         if chance() < faults.clock_jump:
             self._clock_offset += self.random.choice((3600.0, -3600.0))
             self.environment.say("the database's clock jumps")
+        if chance() < 0.2:
+            self._copies.append(self.database.copy())
+        if chance() < faults.trim:
+            self.database.trim(self.random.randrange(3))
+        if chance() < faults.wipe:
+            self.environment.say("the store is wiped")
+            self.database.wipe()
+            self._another_history()
+        if self._copies and chance() < faults.restore:
+            self.environment.say("the store is restored from an old copy")
+            self.database.restore(self.random.choice(self._copies))
+            self._another_history()
+        if chance() < faults.tamper:
+            self._tamper()
+        if chance() < faults.bypass:
+            self._bypass()
         self.scheduler.after(1.0, self._every_second)
+
+    def _another_history(self) -> None:
+        self.histories += 1
+        self.ledger.another_history()
+
+    def _tamper(self) -> None:
+        """Somebody uses the store's own client."""
+        random = self.random
+        ref = random.choice(self.refs)
+        key = self.keys[ref]
+        held = {entry.key: entry for entry in self.database.entries()}
+        found = held.get(key)
+        # What was written by hand, seen by an agent, and then lost by the store: not claimed (docs/why.md).
+        loses = self.environment.faults.restore or self.environment.faults.wipe
+        match random.randrange(6):
+            case 0:
+                ref = Ref("port", f"orphan{random.randrange(3)}")
+                key = key_of(DEPLOYMENT, *self.places[self.refs[0]], ref.kind, ref.id)
+                self._ref_of_key[key], self.keys[ref] = ref, key
+                if not (loses and key in self.tampered):
+                    self._plant(key, held)
+            case 1 if ref.kind in KINDS and ref in self.sql.table("sync"):
+                key = key_of(DEPLOYMENT, self.places[ref][0], "elsewhere", ref.kind, ref.id)
+                self._strays.add(key)
+                if not (loses and key in self.tampered):
+                    self._plant(key, held)
+            case 2 if key not in self._ahead:
+                self._write_by_hand(key, None)
+            case 3 if found is not None and not loses:
+                self._write_by_hand(key, found._replace(value=JUNK if found.value != JUNK else None))
+            case 4 if found is not None and not loses:
+                self._ahead.add(key)
+                version, value = found.version + random.randint(1, 9), random.choice((JUNK, None))
+                self._write_by_hand(key, Entry(key, version, value))
+            case 5 if found is not None and found.version > 1 and key not in self._ahead:
+                self._write_by_hand(key, Entry(key, found.version - 1, JUNK))
+
+    def _plant(self, key: str, held: dict[str, Entry]) -> None:
+        """Something where Neutron has nothing; where it was removed, it comes back."""
+        version = held[key].version + 1 if key in held else self.random.randint(1, 5)
+        self._write_by_hand(key, Entry(key, version, JUNK))
+
+    def _write_by_hand(self, key: str, entry: Entry | None) -> None:
+        self.environment.say(f"somebody tampers with {key}: {entry}")
+        self.tampered.add(key)
+        self.ledger.newest_told.pop(key, None)
+        self.database.tamper(key, entry, seen=self.random.random() < 0.5)
+
+    def _bypass(self) -> None:
+        """Somebody changes an object of Neutron's past the capture: by hand, or in a way that nobody knows of."""
+        ref = self.random.choice(self.refs)
+        row = self.sql.table("sync").get(ref)
+        if row is not None and row.version > row.synced_version:
+            return  # Nobody knows yet what the store took of this version: `docs/why.md`, what is not claimed.
+        content = self.next_content(ref, self.sql.table("objects").get(ref))
+        self.environment.say(f"{ref.kind} {ref.id} changes past the capture: {content}")
+        self._bypassed.add(ref)
+        self.sql.force("objects", ref, content)
 
     def _outage(self, seconds: float) -> None:
         if not self.database.available:
@@ -284,11 +392,20 @@ class World:
             if wrong:
                 return wrong
             under_way = self.ledger.in_flight or self.environment.paused
-            differences = [] if under_way else self.differences()
-            if not under_way and not differences:
+            if not under_way and not self._dirty() and not self.differences():
                 return []
             if self.scheduler.now >= deadline:
-                return differences or ["something is still under way"]
+                return self.differences() or ["something is still under way"]
+
+    def _dirty(self) -> bool:
+        """Whether the drain still has something to do that can be done: the cheap part of the verdict."""
+        objects = self.sql.table("objects")
+        for ref, row in self.sql.table("sync").items():
+            content = objects.get(ref)
+            writable = row.kind in KINDS and (content is None or content.text != REFUSED)
+            if writable and row.version > row.synced_version:
+                return True
+        return False
 
     def _broken_tasks(self) -> list[str]:
         broken = [(task, task.error) for task in self.process_of if task.error is not None]
@@ -302,7 +419,11 @@ class World:
         found = [said for ref in self.sql.table("objects") if (said := self._without_row(ref))]
         found += [said for ref in self.sql.table("sync") if (said := self._of_row(ref, held))]
         rows = self.sql.table("sync")
-        found += [f"orphan in the store: {key}" for key in held if self._ref_of_key.get(key) not in rows]
+        found += [
+            f"orphan in the store: {entry}"
+            for key, entry in held.items()
+            if entry.value is not None and self._ref_of_key.get(key) not in rows
+        ]
         found += [
             f"an acknowledged change is lost: {ref} {version}"
             for ref, version in self._versions.items()
@@ -310,7 +431,7 @@ class World:
         ]
         live = {key: entry for key, entry in held.items() if entry.value is not None}
         for agent in self.agents:
-            found += _replica_differences(agent, live)
+            found += self._replica_differences(agent, live)
         now = self.sql.now()
         found += [
             f"{name} is still held by {lease.owner}"
@@ -319,6 +440,23 @@ class World:
         ]
         return found
 
+    def _unwritable(self) -> list[Ref]:
+        """Objects that nobody can make a record of."""
+        objects = self.sql.table("objects").items()
+        return [Ref(*ref) for ref, content in objects if ref[0] not in KINDS or content.text == REFUSED]
+
+    def _replica_differences(self, agent: AgentProcess, live: dict[str, Entry]) -> list[str]:
+        wanted = {key: entry for key, entry in live.items() if key.startswith(tuple(agent.prefixes))}
+        keys = wanted.keys() | agent.values.keys()
+        for ref in self._unwritable():
+            if self.histories or self.keys[ref] in self.tampered:
+                keys.discard(self.keys[ref])  # A restored store has what it had long ago, an agent something newer.
+        return [
+            f"{agent.name} has {agent.values.get(key)}, the store {wanted.get(key)}"
+            for key in sorted(keys)
+            if wanted.get(key) != agent.values.get(key)
+        ]
+
     def _without_row(self, ref: Ref) -> str:
         return "" if ref in self.sql.table("sync") else f"{ref} has no row"
 
@@ -326,25 +464,41 @@ class World:
         row = self.sql.table("sync")[ref]
         content: Content | None = self.sql.table("objects").get(ref)
         if ref[0] not in KINDS or (content is not None and content.text == REFUSED):
-            return "" if row.version > row.synced_version else f"{ref} is clean, but nobody could write it"
+            unsaid = row.version == row.synced_version and ref not in self._bypassed
+            return f"{ref} is clean, but nobody could write it" if unsaid else ""
         if row.deleted is not (content is None):
             return f"{ref}: the row says deleted={row.deleted}, the object is {content}"
         if row.version > row.synced_version:
             return f"{ref} is dirty: {row.version} > {row.synced_version} {row.last_error}"
-        entry = held.get(self.keys[Ref(*ref)])
-        wanted = (self.keys[Ref(*ref)], row.version, self._value(Ref(*ref), row.version, row.key, content))
+        key = _key_of(DEPLOYMENT, row.project_id, row.scope, *ref)
+        entry = held.get(key)
+        if entry is None and content is None and not self.parts.tombstones:
+            return ""
+        wanted = (key, row.version, self._value(Ref(*ref), row.version, row.key, content))
         return "" if entry == wanted else f"Neutron has {wanted}, the store {entry}"
 
 
-def _replica_differences(agent: AgentProcess, live: dict[str, Entry]) -> list[str]:
-    wanted = {key: entry for key, entry in live.items() if key.startswith(tuple(agent.prefixes))}
-    return [
-        f"{agent.name} has {agent.values.get(key)}, the store {wanted.get(key)}"
-        for key in sorted(wanted.keys() | agent.values.keys())
-        if wanted.get(key) != agent.values.get(key)
-    ]
+def simulate(
+    seed: int, parts: Parts = FLOWLOOM, trace: list[str] | None = None, faults: Faults | None = None
+) -> Result:
+    """One schedule, from its seed.
+
+    trace: is filled with what happened, a line each.  faults: these, instead of what the seed draws.
+    """
+    return World(seed, parts, trace, faults).run()
 
 
-def simulate(seed: int, parts: Parts = FLOWLOOM, trace: list[str] | None = None) -> Result:
-    """One schedule, from its seed.  trace: is filled with what happened, a line each."""
-    return World(seed, parts, trace).run()
+def simulate_many(seeds: Iterable[int], parts: Parts = FLOWLOOM, faults: Faults | None = None) -> Iterator[Result]:
+    """Many schedules, one after the other.  Meanwhile nothing is logged: faults are what a simulation is made of."""
+    silenced, collecting = logging.root.manager.disable, gc.isenabled()
+    logging.disable(logging.CRITICAL)
+    gc.disable()  # Worlds are garbage as a whole: looking through them while they live costs a tenth of the time.
+    try:
+        for number, seed in enumerate(seeds, start=1):
+            yield simulate(seed, parts, None, faults)
+            if number % WORLDS_PER_COLLECTION == 0:
+                gc.collect()
+    finally:
+        logging.disable(silenced)
+        if collecting:
+            gc.enable()

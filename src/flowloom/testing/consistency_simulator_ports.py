@@ -18,7 +18,7 @@ from flowloom.northbound.store import Capabilities, Changes, Cursor, Entry, List
 from flowloom.testing.fake_store import MemoryDatabase, MemoryStore
 from flowloom.testing.scheduler import Scheduler, Task
 
-HEARTBEAT_SECONDS: Final = 2.0
+HEARTBEAT_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Faults:
     store_zombie (given up by the caller and done later), store_torn (a batch is written one by one).
     By notice: bus_lost, bus_doubled, bus_late; publish_refused: the bus takes none.
     By second: outage (the store is away for a while), clock_jump (of the database: an hour, either way),
-    wipe, restore (of the store, from an old copy), tamper (with the store), bypass (Neutron's objects change past
+    trim (the store forgets its history), wipe, restore (of the store, from an old copy), tamper (with the store), bypass (Neutron's objects change past
     the capture).
     """
 
@@ -50,6 +50,7 @@ class Faults:
     publish_refused: float = 0.0
     outage: float = 0.0
     clock_jump: float = 0.0
+    trim: float = 0.0
     wipe: float = 0.0
     restore: float = 0.0
     tamper: float = 0.0
@@ -59,7 +60,7 @@ class Faults:
 WORST: Final = Faults(
     slow=0.5,
     pause=0.01,
-    crash=0.02,
+    crash=0.01,
     sql_lost=0.05,
     store_lost=0.2,
     store_unanswered=0.2,
@@ -72,6 +73,7 @@ WORST: Final = Faults(
     publish_refused=0.3,
     outage=0.1,
     clock_jump=0.1,
+    trim=0.3,
     wipe=0.03,
     restore=0.05,
     tamper=0.1,
@@ -81,6 +83,9 @@ WORST: Final = Faults(
 
 NO_FAULTS: Final = Faults()
 
+LOSSES: Final = ("wipe", "restore", "tamper", "bypass")
+"""Faults that only a comparison of the copies can mend; it takes its time, so they are rarer."""
+
 
 def draw_faults(random: Random, without: Sequence[str] = ()) -> Faults:
     """Some of the faults, each at a rate of its own; now and then none at all."""
@@ -88,7 +93,7 @@ def draw_faults(random: Random, without: Sequence[str] = ()) -> Faults:
     drawn = {
         field.name: getattr(WORST, field.name) * random.random()
         for field in fields(Faults)
-        if random.random() < share and field.name not in without
+        if random.random() < share * (0.3 if field.name in LOSSES else 1.0) and field.name not in without
     }
     return replace(NO_FAULTS, **drawn)
 
@@ -100,7 +105,7 @@ class Environment:
     """
 
     def __init__(self, random: Random, faults: Faults, lease_seconds: float, trace: list[str] | None) -> None:
-        self.scheduler = Scheduler(random)
+        self.scheduler = Scheduler(random, random.choice((2.0, 5.0, 20.0)))
         self.random = random
         self.chance = random.random
         self.trace = trace
@@ -167,13 +172,15 @@ class SimulatedStore:
     wrote: told of every write that took effect, whoever made it.  read: told of everything that a reader was told.
     """
 
-    def __init__(self, environment: Environment, database: MemoryDatabase, ledger: StoreLedger) -> None:
+    def __init__(
+        self, environment: Environment, database: MemoryDatabase, ledger: StoreLedger, watch: bool = True
+    ) -> None:
         self._environment = environment
         self._database = database
         self._handle: MemoryStore = database.open()
         self._ledger = ledger
         self.capabilities = Capabilities(
-            atomic_batch=False, watch=True, consistent_read=True, durable=True, value_bytes_max=1 << 20
+            atomic_batch=False, watch=watch, consistent_read=True, durable=True, value_bytes_max=1 << 20
         )
 
     def apply(self, writes: Sequence[Write]) -> list[Outcome]:

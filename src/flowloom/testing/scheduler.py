@@ -55,11 +55,15 @@ class Task:
 class Scheduler:
     """Runs tasks and timers in the order of virtual time; who comes first at the same moment is drawn.
 
+    spread: of those who may go on at the same moment, who came first is drawn from about so many: 1 is the order of
+        coming, and the more, the longer one may go on before the others come to their turn.
     now: virtual seconds.  steps: how often a task went on.
     """
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, spread: float = 4.0) -> None:
         self.now = 0.0
+        self._spread = spread
+        self._number = 0
         self.steps = 0
         self.current: Task | None = None
         self._chance = random.random
@@ -89,7 +93,7 @@ class Scheduler:
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do `action` then; it must not pause."""
-        heapq.heappush(self._heap, (self.now + seconds, self._chance(), 0, action))
+        heapq.heappush(self._heap, (self.now + seconds, self._turn_of(), 0, action))
 
     def wake(self, task: Task, seconds: float = 0.0) -> None:
         """Let a task that waits go on after `seconds`; nothing happens to one that does not wait."""
@@ -154,14 +158,15 @@ class Scheduler:
             return
         if task.killed:
             raise Killed
-        chance = self._chance()
+        self._number = number = self._number + 1
+        order = number + self._chance() * self._spread
         if seconds <= 0.0:
             first = self._heap[0] if self._heap else None
-            if first is None or first[0] > self.now or first[1] > chance:
+            if first is None or first[0] > self.now or first[1] > order:
                 self.steps += 1
                 return  # It would be the next one anyway.
         task._turn = turn = task._turn + 1
-        heapq.heappush(self._heap, (self.now + seconds, chance, turn, task))
+        heapq.heappush(self._heap, (self.now + seconds, order, turn, task))
         self._hub.switch()
 
     def wait(self, seconds: float = NEVER) -> None:
@@ -174,13 +179,17 @@ class Scheduler:
         task._turn += 1
         task.waiting = True
         if seconds != NEVER:
-            heapq.heappush(self._heap, (self.now + seconds, self._chance(), task._turn, task))
+            heapq.heappush(self._heap, (self.now + seconds, self._turn_of(), task._turn, task))
         self._hub.switch()
         task.waiting = False
 
+    def _turn_of(self) -> float:
+        self._number += 1
+        return self._number + self._chance() * self._spread
+
     def _later(self, task: Task, seconds: float) -> None:
         task._turn += 1
-        heapq.heappush(self._heap, (self.now + seconds, self._chance(), task._turn, task))
+        heapq.heappush(self._heap, (self.now + seconds, self._turn_of(), task._turn, task))
 
 
 class TaskClock:

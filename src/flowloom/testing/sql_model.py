@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -59,7 +59,6 @@ class SyncRow(NamedTuple):
     """`table.Row` as it is stored.
 
     dirty_since: database time of the oldest change that the store lacks; 0: none.
-    captured: the content at which the capture last saw the object.
     """
 
     key: int
@@ -75,7 +74,6 @@ class SyncRow(NamedTuple):
     attempts: int
     last_error: str
     dirty_since: float
-    captured: Content | None
 
 
 class LeaseRow(NamedTuple):
@@ -127,7 +125,7 @@ class SqlModel:
         self._locks: dict[Key, Transaction] = {}
         self._numbers = 0
         # Real threads take turns; tasks of a scheduler are alone between two steps anyway.
-        self.turn = threading.RLock() if scheduler is None else None
+        self.turn: AbstractContextManager[Any] = threading.RLock() if scheduler is None else nullcontext()
 
     def transaction(self) -> Transaction:
         """A block of it is committed at its end, and rolled back when it raises anything."""
@@ -136,6 +134,20 @@ class SqlModel:
     def table(self, name: str) -> dict[Any, Any]:
         """What is committed, for tests: look, do not change."""
         return self.state.tables[name]
+
+    def select(self, what: str, table: str) -> dict[Any, Any]:
+        """A table, by one SELECT in a transaction of its own.  Look, do not change."""
+        with self.turn:
+            self.step(what)
+            return self.state.tables[table]
+
+    def execute(self, what: str, table: str, key: Hashable, change: Callable[..., Any], *arguments: Any) -> bool:
+        """`Transaction.update` as a transaction of its own, which holds its lock for no step."""
+        one = Transaction(self)
+        with one:
+            matched = one.update(what, table, key, change, *arguments)
+            one.at_once = True
+        return matched
 
     def next_number(self) -> int:
         """Of an autoincrement column: a number that is taken stays taken, whatever becomes of the transaction."""
@@ -162,8 +174,9 @@ class SqlModel:
             one.waits_for = None
             if self.scheduler.now - before >= LOCK_WAIT_SECONDS:
                 raise Deadlock(f"lock wait timeout on {key}")
-        self._locks[key] = one
-        one.locked.append(key)
+        if holder is None:
+            self._locks[key] = one
+            one.locked.append(key)
 
     def unlock(self, one: Transaction) -> None:
         """Give all its locks back and wake who waits for them."""
@@ -195,6 +208,12 @@ class SqlModel:
         if self.committed is not None:
             self.committed(one)
 
+    def force(self, table: str, key: Hashable, row: Any) -> None:
+        """Write a row (None: remove it) at once, past every transaction that is open."""
+        one = Transaction(self)
+        one.written[table, key] = row
+        self.apply(one)
+
     def changed_at(self, key: Key) -> int:
         """The number of the commit that last wrote this row."""
         return self._changed_at.get(key, 0)
@@ -211,11 +230,11 @@ class Transaction:
         self.waits_for: Transaction | None = None
         self._database = database
         self._snapshot: Snapshot | None = None
+        self.at_once = False
         self._ended = False
 
     def __enter__(self) -> Transaction:
-        if self._database.turn is not None:
-            self._database.turn.acquire()
+        self._database.turn.__enter__()
         return self
 
     def __exit__(
@@ -226,8 +245,7 @@ class Transaction:
                 self.commit()
         finally:
             self.rollback()
-            if self._database.turn is not None:
-                self._database.turn.release()
+            self._database.turn.__exit__(kind, error, trace)
 
     def rows(self, what: str, table: str) -> dict[Any, Any]:
         """SELECT: a table as the snapshot has it.  Look, do not change."""
@@ -243,9 +261,11 @@ class Transaction:
         """UPDATE or upsert of one row: `change(row, *arguments)` gets the newest (None: none) and gives what is to be.
 
         It gives None when the row does not match; then nothing changes, and the answer is False.
+        what: names the statement; "": a further row of the one before.
         """
         database = self._database
-        database.step(what)
+        if what:
+            database.step(what)
         if database.conflicts is Conflicts.LOCKING:
             database.lock((table, key), self)
         row = self.newest(table, key)
@@ -277,7 +297,8 @@ class Transaction:
         if self._ended:
             return
         if self.written:
-            database.step("commit")
+            if not self.at_once:
+                database.step("commit")
             database.apply(self)
         self._ended = True
         database.unlock(self)
@@ -342,50 +363,55 @@ class NeutronTransaction:
     def write(self, ref: Ref, content: Content | None) -> None:
         """Create or change (None: delete) an object."""
         one = self._transaction
+        came = self.get(ref) is None
         if content is None:
             one.delete("delete object", "objects", ref)
         else:
             one.update("update object", "objects", ref, _to, content)
-        self._bump(ref, content)
+        self._bump(ref, content, came)
 
     @contextmanager
     def nested(self) -> Iterator[None]:
-        """A savepoint, rolled back when the block raises."""
+        """A savepoint, rolled back when the block raises; else what it bumped is its parent's."""
         savepoint = self._transaction.savepoint()
         self._bumped.append({})
         try:
             yield
         except BaseException:
             self._transaction.rollback_to(savepoint)
-            raise
-        finally:
             self._bumped.pop()
+            raise
+        released = self._bumped.pop()
+        self._bumped[-1].update(released)
 
-    def _bump(self, ref: Ref, content: Content | None) -> None:
-        """Once an object and transaction; again when it came or went, or when a savepoint may take the bump back."""
+    def _bump(self, ref: Ref, content: Content | None, came: bool) -> None:
+        """Once an object and transaction; of one that is bumped already, only that it went or came."""
         deleted = content is None
-        if any(bumped.get(ref) is deleted for bumped in self._bumped):
-            # The version is right; what the capture has seen is part of the model only.
-            row = self._transaction.newest("sync", ref)
-            if row is not None:
-                self._transaction.written["sync", ref] = row._replace(captured=content)
-            return
+        known = next((bumped[ref] for bumped in reversed(self._bumped) if ref in bumped), None)
         self._bumped[-1][ref] = deleted
         self.refs.add(ref)
-        self._transaction.update("bump", "sync", ref, self._bump_row, ref, content)
+        if known is None:
+            self._transaction.update("bump", "sync", ref, self._bump_row, ref, content, came)
+        elif known is not deleted:
+            self._transaction.update("set deleted", "sync", ref, _set_deleted, deleted)
 
-    def _bump_row(self, row: SyncRow | None, ref: Ref, content: Content | None) -> SyncRow | None:
+    def _bump_row(self, row: SyncRow | None, ref: Ref, content: Content | None, came: bool) -> SyncRow | None:
         now = self._database.now()
         if row is not None:
+            if came and content is not None:  # It may lie elsewhere than its predecessor of the same name.
+                row = row._replace(project_id=content.project_id, scope=content.scope)
             return row._replace(
                 version=row.version + 1,
                 deleted=content is None,
                 dirty_since=row.dirty_since or now,
-                captured=content,
             )
         if content is None:
             return None  # It never had a record.
-        return new_row(self._database, ref, content.project_id, content.scope, now, content)
+        return new_row(self._database, ref, content.project_id, content.scope, now)
+
+
+def _set_deleted(row: SyncRow | None, deleted: bool) -> SyncRow | None:
+    return None if row is None else row._replace(deleted=deleted)
 
 
 def _to(_row: Any, content: Any) -> Any:
@@ -393,22 +419,21 @@ def _to(_row: Any, content: Any) -> Any:
 
 
 def new_row(
-    database: SqlModel, ref: Ref, project_id: str, scope: str, now: float, content: Content | None, version: int = 1
+    database: SqlModel, ref: Ref, project_id: str, scope: str, now: float, version: int = 1, deleted: bool = False
 ) -> SyncRow:
     """The first row of an object."""
     return SyncRow(
-        database.next_number(),
-        ref.kind,
-        ref.id,
-        project_id,
-        scope,
-        version,
-        0,
-        content is None,
-        0,
-        shard_of(ref.kind, ref.id),
-        0,
-        "",
-        now,
-        content,
+        key=database.next_number(),
+        kind=ref.kind,
+        id=ref.id,
+        project_id=project_id,
+        scope=scope,
+        version=version,
+        synced_version=0,
+        deleted=deleted,
+        mark=0,
+        shard=shard_of(ref.kind, ref.id),
+        attempts=0,
+        last_error="",
+        dirty_since=now,
     )

@@ -41,17 +41,15 @@ class ModelTables:
     # SyncTable -----------------------------------------------------------------------------------
 
     def dirty_projects(self, dirty_for_seconds: float = 0.0, refs: Collection[Ref] | None = None) -> list[str]:
-        def read(one: Transaction) -> list[str]:
-            waiting = [row for row in one.rows("select dirty projects", "sync").values() if _is_dirty(row)]
-            if refs is not None:
-                waiting = [row for row in waiting if (row.kind, row.id) in refs]
-            if dirty_for_seconds > 0:
-                now = self.database.now()
-                # Dirty since a time to come: the clock went back, and nobody knows since when.
-                waiting = [r for r in waiting if r.dirty_since <= now - dirty_for_seconds or r.dirty_since > now]
-            return list(dict.fromkeys(row.project_id for row in sorted(waiting, key=_longest_dirty)))
-
-        return self._in_transaction(read)
+        rows = self.database.select("select dirty projects", "sync").values()
+        waiting = [row for row in rows if row.version > row.synced_version]
+        if refs is not None:
+            waiting = [row for row in waiting if (row.kind, row.id) in refs]
+        if dirty_for_seconds > 0:
+            now = self.database.now()
+            # Dirty since a time to come: the clock went back, and nobody knows since when.
+            waiting = [r for r in waiting if r.dirty_since <= now - dirty_for_seconds or r.dirty_since > now]
+        return list(dict.fromkeys(row.project_id for row in sorted(waiting, key=_longest_dirty)))
 
     def dirty(self, project_id: str, limit: int, skip: Collection[int] = ()) -> list[Fact]:
         def read(one: Transaction) -> list[Fact]:
@@ -102,40 +100,35 @@ class ModelTables:
             # The lease's row is changed, so that a take-over elsewhere and this transaction exclude each other.
             if not one.update("compare fence", "lease", lease.name, self._fenced, lease):
                 return False
-            for each in sorted(wanted):
+            for each in {each.ref: each for each in sorted(wanted)}.values():
                 one.update("reopen", "sync", each.ref, self._reopened, each)
             return True
 
         return self._in_transaction(write)
 
     def sums(self) -> dict[int, ShardSum]:
-        def read(one: Transaction) -> dict[int, ShardSum]:
-            found: dict[int, ShardSum] = {}
-            for row in one.rows("select sums", "sync").values():
-                if row.synced_version > 0:
-                    objects, total = found.get(row.shard, (0, 0))
-                    found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
-            return found
-
-        return self._in_transaction(read)
+        found: dict[int, ShardSum] = {}
+        for row in self.database.select("select sums", "sync").values():
+            if row.mark > 0:
+                objects, total = found.get(row.shard, (0, 0))
+                found[row.shard] = ShardSum(objects + 1, (total + row.mark) % 2**64)
+        return found
 
     def shard(self, shard: int, after_key: int, limit: int) -> list[Row]:
-        def read(one: Transaction) -> list[Row]:
-            rows = one.rows("select shard", "sync").values()
-            found = sorted((row for row in rows if row.shard == shard and row.key > after_key), key=_key_of_row)
-            return [_row(row) for row in found[:limit]]
-
-        return self._in_transaction(read)
+        rows = self.database.select("select shard", "sync").values()
+        found = sorted((row for row in rows if row.shard == shard and row.key > after_key), key=_key_of_row)
+        return [_row(row) for row in found[:limit]]
 
     def adopt(self, limit: int) -> list[Ref]:
         def write(one: Transaction) -> list[Ref]:
             objects, rows = one.rows("select objects", "objects"), one.rows("select rows", "sync")
-            found = [ref for ref, row in objects.items() if ref not in rows or rows[ref].captured != row]
+            found = [ref for ref in objects if ref not in rows or rows[ref].deleted]
             found += [ref for ref, row in rows.items() if ref not in objects and not row.deleted]
-            chosen = sorted(found)[:limit]
-            for ref in chosen:
-                one.update("adopt", "sync", ref, self._adopted, Ref(*ref), objects.get(ref))
-            return [Ref(*ref) for ref in chosen]
+            return [
+                Ref(*ref)
+                for ref in sorted(found)[:limit]
+                if one.update("adopt", "sync", ref, self._adopted, Ref(*ref), rows.get(ref), objects.get(ref))
+            ]
 
         return self._in_transaction(write)
 
@@ -153,45 +146,44 @@ class ModelTables:
 
     def _take(self, name: str, owner: str, seconds: float) -> tuple[bool, Lease | None]:
         """Whether this attempt decided it, and what it gave."""
-        with self.database.transaction() as one:
-            seen: LeaseRow | None = one.rows("select lease", "lease").get(name)
-        now = self.database.now()
-        with self.database.transaction() as one:
-            if seen is None:
-                fresh = LeaseRow(owner, 1, now + seconds, 0)
-                return one.update("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
-            if seen.owner and now <= seen.until <= now + LEASE_SECONDS_MAX:
-                return one.update("leave word", "lease", name, self._asked, seen), None
-            taken = seen._replace(owner=owner, fence=seen.fence + 1, until=now + seconds, asked=0)
-            return one.update("take lease", "lease", name, _swapped, seen, taken), Lease(name, owner, taken.fence)
+        seen: LeaseRow | None = self.database.select("select lease", "lease").get(name)
+        database, now = self.database, self.database.now()
+        if seen is None:
+            fresh = LeaseRow(owner, 1, now + seconds, 0)
+            return database.execute("insert lease", "lease", name, _inserted, fresh), Lease(name, owner, 1)
+        if not _free(seen, now):
+            return database.execute("leave word", "lease", name, self._asked, seen), None
+        won = database.execute("take lease", "lease", name, self._taken, seen, owner, seconds)
+        return won, Lease(name, owner, seen.fence + 1)
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         def write(one: Transaction) -> list[Lease]:
             until = self.database.now() + seconds
-            wanted = sorted(leases, key=_name_of_lease)
-            return [lease for lease in wanted if one.update("renew", "lease", lease.name, _renewed, lease, until)]
+            self.database.step("renew")
+            wanted = sorted(set(leases), key=_name_of_lease)
+            kept = {lease for lease in wanted if one.update("", "lease", lease.name, _renewed, lease, until)}
+            return [lease for lease in leases if lease in kept]
 
         return self._in_transaction(write)
 
     def release(self, lease: Lease) -> Lease | None:
-        def write(one: Transaction) -> Lease | None:
-            if one.update("release", "lease", lease.name, self._released, lease):
-                return None
-            found = one.newest("lease", lease.name)
-            return Lease(lease.name, lease.owner, lease.fence, found.asked) if _same(found, lease) else None
+        def write() -> bool:
+            return self.database.execute("release", "lease", lease.name, self._released, lease)
 
-        return self._in_transaction(write)
+        if self._again(write):
+            return None
+        found = self.database.select("select asked", "lease").get(lease.name)
+        if found is None or not _same(found, lease):
+            return None
+        return Lease(lease.name, lease.owner, lease.fence, found.asked)
 
     def holders(self, prefix: str) -> list[Holder]:
-        def read(one: Transaction) -> list[Holder]:
-            now = self.database.now()
-            return [
-                Holder(name, row.owner, row.fence, row.until - now)
-                for name, row in sorted(one.rows("select holders", "lease").items())
-                if row.owner and name.startswith(prefix)
-            ]
-
-        return self._in_transaction(read)
+        rows, now = self.database.select("select holders", "lease").items(), self.database.now()
+        return [
+            Holder(name, row.owner, row.fence, row.until - now)
+            for name, row in sorted(rows)
+            if row.owner and name.startswith(prefix)
+        ]
 
     # AuditTable ----------------------------------------------------------------------------------
 
@@ -229,10 +221,7 @@ class ModelTables:
         self._in_transaction(lambda one: one.update("hold guard", "guard", guard.id, _held_guard, kept))
 
     def guards(self) -> list[GuardEntry]:
-        def read(one: Transaction) -> list[GuardEntry]:
-            return sorted(one.rows("select guards", "guard").values(), key=_newest_guard)[:GUARDS_MAX]
-
-        return self._in_transaction(read)
+        return sorted(self.database.select("select guards", "guard").values(), key=_newest_guard)[:GUARDS_MAX]
 
     def approve(self, guard_id: str, by: str) -> bool:
         return self._in_transaction(lambda one: one.update("approve guard", "guard", guard_id, _approved, by))
@@ -243,26 +232,27 @@ class ModelTables:
     # What statements do to a row: None where their WHERE does not match.  Methods, for broken models to replace. --
 
     def _acknowledged(self, row: SyncRow | None, done: Acknowledged) -> SyncRow | None:
-        if row is None or row.synced_version >= done.version:
+        if row is None or not row.synced_version < done.version <= row.version:
             return None
-        since = 0.0 if done.version >= row.version else row.dirty_since
+        since = 0.0 if done.version == row.version else row.dirty_since
         return row._replace(synced_version=done.version, mark=done.mark, attempts=0, last_error="", dirty_since=since)
 
     def _reopened(self, row: SyncRow | None, wanted: Reopen) -> SyncRow:
         now = self.database.now()
         if row is None:
             ref, project, scope = wanted.ref, wanted.project_id, wanted.scope
-            return new_row(self.database, ref, project, scope, now, None, version=wanted.above + 1)
+            above = max(0, wanted.above)
+            return new_row(self.database, ref, project, scope, now, version=above + 1, deleted=True)
         version = max(row.version, wanted.above + 1)
         return row._replace(version=version, synced_version=0, mark=0, dirty_since=row.dirty_since or now)
 
-    def _adopted(self, row: SyncRow | None, ref: Ref, content: Content | None) -> SyncRow:
+    def _adopted(self, row: SyncRow | None, ref: Ref, seen: SyncRow | None, content: Content | None) -> SyncRow | None:
         now = self.database.now()
         if row is None:
-            assert content is not None
-            return new_row(self.database, ref, content.project_id, content.scope, now, content)
-        since = row.dirty_since or now
-        return row._replace(version=row.version + 1, deleted=content is None, dirty_since=since, captured=content)
+            return None if content is None else new_row(self.database, ref, content.project_id, content.scope, now)
+        if seen is None or row.version != seen.version:
+            return None
+        return row._replace(version=row.version + 1, deleted=content is None, dirty_since=row.dirty_since or now)
 
     def _fenced(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
         return row._replace(fenced=row.fenced + 1) if row is not None and _same(row, lease) else None
@@ -270,17 +260,29 @@ class ModelTables:
     def _asked(self, row: LeaseRow | None, seen: LeaseRow) -> LeaseRow | None:
         return row._replace(asked=row.asked + 1) if row is not None and _same(row, seen) else None
 
+    def _taken(self, row: LeaseRow | None, seen: LeaseRow, owner: str, seconds: float) -> LeaseRow | None:
+        now = self.database.now()
+        if row is None or not _same(row, seen) or not _free(row, now):
+            return None
+        return row._replace(owner=owner, fence=seen.fence + 1, until=now + seconds, asked=0)
+
     def _released(self, row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
         if row is None or not _same(row, lease) or row.asked != lease.asked:
             return None
         return row._replace(owner="", until=0.0)
 
     def _in_transaction(self, act: Callable[[Transaction], T]) -> T:
-        """Act in one transaction; again after a deadlock.  Unavailable when that does not end."""
+        def attempt() -> T:
+            with self.database.transaction() as one:
+                return act(one)
+
+        return self._again(attempt)
+
+    def _again(self, attempt: Callable[[], T]) -> T:
+        """Attempt it, again after a deadlock.  Unavailable when that does not end."""
         for _ in range(ATTEMPTS_MAX):
             try:
-                with self.database.transaction() as one:
-                    return act(one)
+                return attempt()
             except Deadlock:
                 continue
         raise Unavailable(f"the database gave this transaction up {ATTEMPTS_MAX} times")
@@ -314,12 +316,12 @@ def _same(row: LeaseRow | None, holder: LeaseRow | Lease) -> bool:
     return row is not None and row.fence == holder.fence and row.owner == holder.owner
 
 
+def _free(row: LeaseRow, now: float) -> bool:
+    return not row.owner or row.until <= now or row.until > now + LEASE_SECONDS_MAX
+
+
 def _inserted(row: Any, fresh: Any) -> Any:
     return fresh if row is None else None
-
-
-def _swapped(row: Any, seen: Any, wanted: Any) -> Any:
-    return wanted if row == seen else None
 
 
 def _renewed(row: LeaseRow | None, lease: Lease, until: float) -> LeaseRow | None:
@@ -331,7 +333,7 @@ def _held_guard(row: GuardEntry | None, guard: GuardEntry) -> GuardEntry | None:
 
 
 def _approved(row: GuardEntry | None, by: str) -> GuardEntry | None:
-    return None if row is None else row._replace(approved_by=by)
+    return None if row is None else row._replace(approved_by=row.approved_by or by)
 
 
 def _noted(row: SyncRow | None, version: int | None, why: str) -> SyncRow | None:
@@ -341,7 +343,7 @@ def _noted(row: SyncRow | None, version: int | None, why: str) -> SyncRow | None
 
 
 def _row(row: SyncRow) -> Row:
-    return Row(*row[:12])
+    return Row(*row[:-1])
 
 
 def _facts(one: Transaction, rows: Iterable[SyncRow]) -> list[Fact]:
