@@ -61,16 +61,21 @@ def open_store(url: str) -> RamcloudStore:
     if parsed.user or parsed.password:
         raise Misconfigured("store", f"{parsed.shown}: RAMCloud knows no users; leave user and password out")
     library, log_file = options.text("library", "libramcloud.so"), options.text("log_file")
+    cluster = options.text("cluster", "main")
+    if not _NAME.fullmatch(cluster):
+        raise options.wrong("cluster", "is a name of letters, digits and _.-")
     settings = Settings(
         shown=parsed.shown,
         locator=_locator(parsed),
-        cluster=options.text("cluster", "main"),
+        cluster=cluster,
         timeout_seconds=options.seconds("timeout_seconds", TIMEOUT_SECONDS, 0.5, 600),
     )
     span = options.number("span", 1, 1, 1000)
     log_max = options.number("log_max", LOG_MAX, 1, 10**8)
     poll_seconds = options.seconds("poll_seconds", POLL_SECONDS, 0.001, 60)
     options.end()
+    if not library:
+        raise options.wrong("library", "is the path of RAMCloud's client library, libramcloud.so")
     if log_file and not os.access(log_file if os.path.exists(log_file) else os.path.dirname(log_file) or ".", os.W_OK):
         # The library would end the process.
         raise options.wrong("log_file", f"names {log_file}, which user {os.getuid()} cannot write")

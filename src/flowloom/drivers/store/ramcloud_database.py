@@ -114,11 +114,8 @@ class Database:
         if found is None:
             if not (self._is_empty(calls, self._objects) and self._is_empty(calls, self._log)):
                 raise Misconfigured("store", f"{self.where}: its tables hold another program's data; name another")
-            epoch = secrets.token_hex(8)
-            calls.client.write(Put(self._log, IDENTITY_KEY, encode_identity(epoch), 0))
-            found = calls.client.read(self._log, IDENTITY_KEY)
-            if found is None:
-                raise _Another
+            self._make_identity(calls, 0)
+            raise _Another
         identity = decode_identity(found.value)
         if identity.program != PROGRAM:
             raise Misconfigured("store", f"{self.where}: the table {self._names[1]} is another program's; name another")
@@ -126,7 +123,15 @@ class Database:
             raise Misconfigured(
                 "store", f"{self.where}: schema {identity.schema}, this release knows {SCHEMA}; upgrade this node"
             )
+        if identity.objects != self._objects:  # Somebody dropped that table: what the log says of it is true no more.
+            self._make_identity(calls, found.version)
+            raise _Another
         self._epoch, self._tail, self._applied = identity.epoch, 0, 0
+
+    def _make_identity(self, calls: Calls, held: int) -> None:
+        """Begin another history, unless somebody else just did.  held: RAMCloud's version of the identity."""
+        data = encode_identity(secrets.token_hex(8), self._objects)
+        calls.client.write(Put(self._log, IDENTITY_KEY, data, held))
 
     def _table(self, calls: Calls, name: str) -> int:
         number = calls.client.table(name)
@@ -154,8 +159,9 @@ class Database:
                 (self._log, IDENTITY_KEY),
                 (self._log, marks_key(self._epoch)),
                 (self._log, log_key(self._epoch, self._tail)),
+                (self._objects, IDENTITY_KEY),  # Never there: only to hear that the table is.
             )
-            identity, marked, last, *found = calls.client.read_many([*fixed, *keys])
+            identity, marked, last, _, *found = calls.client.read_many([*fixed, *keys])
             if identity is None or decode_identity(identity.value).epoch != self._epoch:
                 raise _Another
             marks = decode_marks(marked.value, marked.version) if marked else Marks()
@@ -171,7 +177,7 @@ class Database:
         """Entries that were there are not: give the database another epoch, so that everybody starts over."""
         found = calls.client.read(self._log, IDENTITY_KEY)
         if found is not None and decode_identity(found.value).epoch == self._epoch:
-            calls.client.write(Put(self._log, IDENTITY_KEY, encode_identity(secrets.token_hex(8)), found.version))
+            self._make_identity(calls, found.version)
 
     # --- writing ---
 
@@ -324,8 +330,8 @@ class Database:
         _, marks, found = self._look(calls, *self._of_log(begin, _PEEK))
         if self._epoch != cursor.epoch:
             raise StartOver(f"{self.where}: epoch {self._epoch}, the cursor is of {cursor.epoch}")
-        entries = self._unbroken(calls, begin, found)
-        if begin < marks.oldest or (not entries and (known or self._tail)):
+        entries = self._unbroken(calls, begin, found) if begin >= marks.oldest else []
+        if not entries and (known or self._tail):
             raise StartOver(f"{self.where}: position {cursor.position} is no longer in the log")
         if known and token and entries[0][1].token != token:
             raise StartOver(f"{self.where}: the log is another one: entry {begin} is not the one that was read")
@@ -355,13 +361,18 @@ class Database:
         """Entries out of what was read, up to the first that is missing.  _Another: others follow that one."""
         if None in found:
             end = found.index(None)
-            beyond = next((number for number, each in enumerate(found) if each and number > end), 0)
-            # What was read is not of one moment: the missing one may have been made after it was looked for.
-            if beyond and calls.client.read(self._log, log_key(self._epoch, begin + end)) is None:
+            if any(found[end:]) and self._is_missing(calls, begin + end):
                 self._abandon_history(calls)
                 raise _Another
             found = found[:end]
         return [(number, _entry(each)) for number, each in enumerate(found, begin) if each]
+
+    def _is_missing(self, calls: Calls, number: int) -> bool:
+        """Whether an entry is not there, and should be: what was read before is not of one moment."""
+        keys = (self._log, log_key(self._epoch, number)), (self._log, marks_key(self._epoch))
+        entry, marked = calls.client.read_many(keys)
+        marks = decode_marks(marked.value, marked.version) if marked else Marks()
+        return entry is None and number >= marks.oldest
 
     def _settle(self, calls: Calls, entries: Sequence[tuple[int, LogEntry]]) -> None:
         """Let entries be carried out: by their writers, or now."""

@@ -4,7 +4,7 @@ Two tables a database: `NAME.objects` and `NAME.log`.
 
 - an object: the key as it is; a first line with version, `live` or `gone`, epoch, the number of the log entry that wrote
   it, and the writer's token; then the value.  What another hand leaves there in another form counts as version 0.
-- `database` in the log: program, schema, epoch; made once.
+- `database` in the log: program, schema, epoch, and the number of the table of objects.
 - `EPOCH/marks`: `oldest`, the log begins there; `applied`, up to there all entries are carried out.
 - `EPOCH/NUMBER`, 1, 2, 3...: an entry of the log, created only.  A first line of JSON (the writer's token; key, version
   and length of each write, -1 of a tombstone), then the values.  A large one is cut to its first line later on.
@@ -58,11 +58,12 @@ class LogEntry(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Which database this is.  program: "" of what cannot be read."""
+    """Which database this is.  program: "" of what cannot be read.  objects: RAMCloud's number of that table."""
 
     program: str
     schema: int
     epoch: str
+    objects: int
 
 
 class Marks(NamedTuple):
@@ -131,18 +132,18 @@ def decode_entry(data: bytes) -> LogEntry:
     return LogEntry(str(token), tuple(writes), bool(whole), tuple(sizes))
 
 
-def encode_identity(epoch: str) -> bytes:
+def encode_identity(epoch: str, objects: int) -> bytes:
     """The identity of a new database."""
-    return json.dumps(Identity(PROGRAM, SCHEMA, epoch)._asdict()).encode()
+    return json.dumps(Identity(PROGRAM, SCHEMA, epoch, objects)._asdict()).encode()
 
 
 def decode_identity(data: bytes) -> Identity:
     """The other way."""
     try:
         found = json.loads(data)
-        return Identity(str(found["program"]), int(found["schema"]), str(found["epoch"]))
-    except (ValueError, KeyError, TypeError):
-        return Identity("", 0, "")
+        return Identity(str(found["program"]), int(found["schema"]), str(found["epoch"]), int(found.get("objects", 0)))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Identity("", 0, "", 0)
 
 
 def encode_marks(oldest: int, applied: int) -> bytes:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 _BACKLOG_MAX = 1000
 _CLOSE_SECONDS = 0.5
 
+_LEFT_BEHIND: dict[str, threading.Thread] = {}
+"""Of this process: threads that could not be ended, by locator."""
+
 _NOT_REPEATED = frozenset(
     {
         Status.NO_TABLE_SPACE,
@@ -99,6 +102,7 @@ class Session:
         self._tickets: deque[_Ticket] = deque()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="ramcloud", daemon=True)
+        self._await_left_behind()
         self._thread.start()
 
     def run(self, job: Callable[[Calls], T], repeat: bool = True) -> T:
@@ -116,10 +120,10 @@ class Session:
                 begun = ticket not in self._tickets
                 if not begun:
                     self._tickets.remove(ticket)
-            why = "it is not known whether this was done" if begun else "an earlier call still waits for the cluster"
+            why = "what was begun may still be done" if begun else "an earlier call still waits, nothing was done"
             raise Unavailable(
                 f"{self.where}: RAMCloud does not answer in {self.settings.timeout_seconds:g} s ({why});"
-                " the coordinator, or a server that holds the data, is away"
+                " its coordinator, or a server that holds the data, is away"
             ) from error
         return result
 
@@ -146,6 +150,22 @@ class Session:
             ticket.done.set_exception(Unavailable(f"{self.where}: this handle of the store is closed"))
         if self._pid == os.getpid():
             self._thread.join(_CLOSE_SECONDS)
+            if self._thread.is_alive():
+                _LEFT_BEHIND[self.settings.locator] = self._thread
+
+    def _await_left_behind(self) -> None:
+        """Raise Unavailable while the thread of a closed session still waits for this cluster.
+
+        Who opens a store again and again until it is there would otherwise leave a busy thread behind each time.
+        """
+        thread = _LEFT_BEHIND.get(self.settings.locator)
+        if thread is not None:
+            thread.join(self.settings.timeout_seconds)
+            if thread.is_alive():
+                raise Unavailable(
+                    f"{self.where}: RAMCloud does not answer: its coordinator, or a server that holds the data, is away"
+                )
+            _LEFT_BEHIND.pop(self.settings.locator, None)
 
     def _put(self, ticket: _Ticket) -> None:
         with self._wake:
