@@ -21,18 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowloom.lab.ports import free_port
+from flowloom.lab.stores import etcd as etcd_package
+from flowloom.lab.stores.etcd import EtcdServer, initial_cluster
+from flowloom.lab.stores.server import missing as lacking
 from flowloom.testing.conformance import Skip
 from flowloom.testing.waiting import wait_for
 
-PACKAGES = ("etcd-server", "etcd-client")
+PACKAGES = (*etcd_package.PACKAGES, "etcd-client")
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
 
 def missing() -> str:
     """What has to be installed, as a sentence; "" when all is there."""
-    absent = [program for program in ("etcd", "etcdctl") if shutil.which(program) is None]
-    return f"no {', '.join(absent)}: apt-get install --no-install-recommends {' '.join(PACKAGES)}" if absent else ""
+    return lacking(PACKAGES, "etcd", "etcdctl")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Member:
 
     @property
     def data(self) -> Path:
-        return self.directory / "data"
+        return self._server().data
 
     @property
     def endpoint(self) -> str:
@@ -83,26 +85,11 @@ class Member:
 
     def launch(self, initial_cluster: str, token: str) -> None:
         """Start it without waiting."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        server = self._server(initial_cluster, token)
+        server.prepare()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    "etcd",
-                    f"--name={self.name}",
-                    f"--data-dir={self.data}",
-                    f"--listen-client-urls={self.scheme}://127.0.0.1:{self.client}",
-                    f"--advertise-client-urls={self.scheme}://127.0.0.1:{self.client}",
-                    f"--listen-peer-urls=http://127.0.0.1:{self.peer}",
-                    f"--initial-advertise-peer-urls=http://127.0.0.1:{self.peer}",
-                    f"--initial-cluster={initial_cluster}",
-                    f"--initial-cluster-token={token}",
-                    "--initial-cluster-state=new",
-                    *self.flags,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                server.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def send(self, what: signal.Signals) -> None:
@@ -117,6 +104,11 @@ class Member:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def _server(self, initial_cluster: str = "", token: str = "") -> EtcdServer:
+        return EtcdServer(
+            self.name, self.directory, self.client, self.peer, initial_cluster, token, self.flags, self.scheme
+        )
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -146,7 +138,7 @@ class Cluster:
 
         healthy: wait for it; a member with an alarm never is.  RuntimeError with the end of a log otherwise.
         """
-        initial = ",".join(f"{member.name}=http://127.0.0.1:{member.peer}" for member in self.members)
+        initial = initial_cluster([(member.name, member.peer) for member in self.members])
         chosen = [self.members[n] for n in numbers] or [member for member in self.members if not member.running]
         for member in chosen:
             member.launch(initial, self.token)
@@ -209,7 +201,7 @@ class Cluster:
     def restore(self, file: Path) -> None:
         """Kill all and start them with what was saved, under the same names, addresses and token: the worst case."""
         self.kill()
-        initial = ",".join(f"{member.name}=http://127.0.0.1:{member.peer}" for member in self.members)
+        initial = initial_cluster([(member.name, member.peer) for member in self.members])
         for member in self.members:
             shutil.rmtree(member.data, ignore_errors=True)
             self.ctl(

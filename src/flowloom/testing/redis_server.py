@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,22 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowloom.lab.ports import free_port
+from flowloom.lab.stores import redis as stores
 from flowloom.testing.conformance import Skip
 from flowloom.testing.waiting import wait_for
 
-PACKAGES = ("redis-server", "redis-sentinel", "redis-tools")
+PACKAGES, NAME, DURABLE = stores.PACKAGES, stores.NAME, stores.DURABLE
 START_SECONDS = 30.0
-NAME = "northbound"
-"""Of the primary that the Sentinels watch."""
-
-# What is acknowledged is on the disk: the tests of durability need it, and it is quick enough for the others.
-DURABLE: Mapping[str, str] = {"appendonly": "yes", "appendfsync": "always"}
 
 
 def missing() -> str:
     """What has to be installed, as a sentence; "" when all is there."""
-    absent = [program for program in ("redis-server", "redis-sentinel", "redis-cli") if shutil.which(program) is None]
-    return f"no {', '.join(absent)}: apt-get install --no-install-recommends {' '.join(PACKAGES)}" if absent else ""
+    return stores.lacks()
 
 
 @dataclass
@@ -72,11 +66,8 @@ class RedisServer:
 
         What a server rewrote in its own configuration (a Sentinel's, a replica's primary) stays.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / "redis.conf"
-        if not file.exists():
-            file.write_text("".join(f"{name} {value}\n" for name, value in self._configuration().items()))
-        command = ["redis-server", str(file), *(["--sentinel"] if self.sentinel else [])]
+        self._server.prepare()
+        command = [*self._server.argv]
         for name, value in more.items():
             command += [f"--{name.replace('_', '-')}", value]
         with self.log.open("ab") as log:
@@ -90,20 +81,11 @@ class RedisServer:
 
     def cli(self, *words: str, seconds: float = 10.0) -> str:
         """What redis-cli says.  CalledProcessError when it fails, or Redis refuses."""
-        done = subprocess.run(
-            ["redis-cli", "-e", "--no-auth-warning", *self.ctl, "-h", "127.0.0.1", "-p", str(self.port), *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=seconds,
-        )
-        return done.stdout.strip()
+        return self._server.cli(*words, seconds=seconds)
 
     def info(self, section: str) -> dict[str, str]:
         """What it says of itself."""
-        lines = (line.partition(":") for line in self.cli("INFO", section).splitlines())
-        return {name: value.strip() for name, colon, value in lines if colon}
+        return self._server.info(section)
 
     def send(self, what: signal.Signals) -> None:
         """Signal it (SIGSTOP, SIGCONT, …)."""
@@ -118,18 +100,14 @@ class RedisServer:
         self._process.wait()
         self._process = None
 
-    def _configuration(self) -> dict[str, str]:
-        common = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory), "daemonize": "no"}
-        server = {} if self.sentinel else {"save": '""', **DURABLE}
-        return {**common, **server, **self.options}
+    @property
+    def _server(self) -> stores.RedisServer:
+        return stores.RedisServer(self.directory, self.port, self.options, self.sentinel, self.ctl)
 
     def _answers(self) -> bool:
         if not self.running:
             raise RuntimeError(f"redis in {self.directory} ended: {self._log_text()}")
-        try:
-            return self.cli("PING", seconds=2) == "PONG"
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return False
+        return self._server.serves()
 
     def _log_text(self) -> str:
         return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
@@ -175,9 +153,8 @@ class Redis:
 
     def wait_until_in_step(self) -> None:
         """Until every replica that runs follows its primary."""
-        for server in self.servers:
-            if server.running and server.info("replication")["role"] == "slave":
-                wait_for(lambda: server.info("replication")["master_link_status"] == "up", START_SECONDS, 0.05)  # noqa: B023
+        running = [server._server for server in self.servers if server.running]
+        wait_for(lambda: stores.in_step(running), START_SECONDS, 0.05)
 
     def _primary(self, key: str) -> RedisServer | None:
         running = [server for server in self.servers if server.running]
@@ -228,20 +205,14 @@ def sentinels(directory: Path, **options: str) -> Iterator[Redis]:
         for number, port in enumerate(ports)
     ]
     watchers = [RedisServer(directory / f"s{number}", free_port(), sentinel=True) for number in range(3)]
-    watched = {
-        "sentinel monitor": f"{NAME} 127.0.0.1 {ports[0]} 2",
-        "sentinel down-after-milliseconds": f"{NAME} 1000",
-        "sentinel failover-timeout": f"{NAME} 3000",
-    }
     for watcher in watchers:
-        watcher.options = watched
+        watcher.options = stores.sentinel_options(ports[0], down_after_ms=1000)
     with _servers(Redis("redis+sentinel", servers, watchers)) as redis:
         for server in (*servers, *watchers):
             server.start()
         redis.wait_until_in_step()
-        for watcher in watchers:
-            wait_for(lambda: "num-other-sentinels\n2\n" in _watched(watcher), START_SECONDS, 0.05)  # noqa: B023
-            wait_for(lambda: "num-slaves\n2\n" in _watched(watcher), START_SECONDS, 0.05)  # noqa: B023
+        known_to = [watcher._server for watcher in watchers]
+        wait_for(lambda: stores.sentinels_know_all(known_to, replicas=2), START_SECONDS, 0.05)
         yield redis
 
 
@@ -251,17 +222,14 @@ def cluster(directory: Path, **options: str) -> Iterator[Redis]:
     servers = []
     for number in range(6):
         port = free_port(2)
-        own = {"cluster-enabled": "yes", "cluster-port": str(port + 1), "cluster-node-timeout": "1000"}
+        own = stores.cluster_options(port + 1, node_timeout_ms=1000)
         servers.append(RedisServer(directory / f"r{number}", port, {**own, **_named(options)}))
     with _servers(Redis("redis+cluster", servers)) as redis:
         for server in servers:
             server.start()
-        hosts = [f"127.0.0.1:{server.port}" for server in servers]
-        servers[0].cli("--cluster", "create", *hosts, "--cluster-replicas", "1", "--cluster-yes", seconds=60)
-        for server in servers:
-            wait_for(lambda: server.info("cluster") and _state(server) == "ok", START_SECONDS, 0.05)  # noqa: B023
-        wait_for(lambda: sum(server.info("replication")["role"] == "slave" for server in servers) == 3)
-        redis.wait_until_in_step()
+        parts = [server._server for server in servers]
+        stores.create_cluster(parts)
+        wait_for(lambda: stores.cluster_is_whole(parts), START_SECONDS, 0.05)
         yield redis
 
 
@@ -277,12 +245,3 @@ def _servers(redis: Redis) -> Iterator[Redis]:
 
 def _named(options: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in options.items()}
-
-
-def _watched(watcher: RedisServer) -> str:
-    return watcher.cli("SENTINEL", "MASTER", NAME) + "\n"
-
-
-def _state(server: RedisServer) -> str:
-    lines = dict(line.strip().partition(":")[::2] for line in server.cli("CLUSTER", "INFO").splitlines())
-    return lines.get("cluster_state", "")

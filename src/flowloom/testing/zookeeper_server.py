@@ -13,7 +13,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,20 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowloom.lab.ports import free_port
+from flowloom.lab.stores import zookeeper as stores
 from flowloom.testing.conformance import Skip
 from flowloom.testing.waiting import wait_for
 
-PACKAGES = ("zookeeper",)
+PACKAGES = stores.PACKAGES
 START_SECONDS = 60.0
-_JARS = Path("/usr/share/java")
-_LOG4J = Path("/etc/zookeeper/conf_example")
 
 
 def missing() -> str:
     """What has to be installed, as a sentence; "" when all is there."""
-    if shutil.which("java") is None or not (_JARS / "zookeeper.jar").exists():
-        return f"no ZooKeeper: apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-    return ""
+    return stores.lacks()
 
 
 @dataclass
@@ -50,7 +46,7 @@ class ZookeeperServer:
 
     @property
     def data(self) -> Path:
-        return self.directory / "data"
+        return self._server.data
 
     @property
     def log(self) -> Path:
@@ -70,36 +66,15 @@ class ZookeeperServer:
 
     def launch(self) -> None:
         """Start it without waiting."""
-        self.data.mkdir(parents=True, exist_ok=True)
-        (self.data / "myid").write_text(f"{self.number}\n")
-        configuration = self.directory / "zoo.cfg"
-        configuration.write_text("".join(f"{name}={value}\n" for name, value in self.options.items()))
+        self._server.prepare()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    "java",
-                    "-Xmx1g",
-                    "-XX:+UseSerialGC",
-                    "-XX:TieredStopAtLevel=1",
-                    *self.java,
-                    "-cp",
-                    f"{_LOG4J}:{_JARS}/*",
-                    "org.apache.zookeeper.server.quorum.QuorumPeerMain",
-                    str(configuration),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                self._server.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def mode(self) -> str:
         """standalone, leader or follower; "" when it serves nobody."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as connection:
-            connection.sendall(b"srvr")
-            said = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
-            return said.partition("Mode: ")[2].partition("\n")[0]
-        return ""
+        return self._server.mode()
 
     def send(self, what: signal.Signals) -> None:
         """Signal it (SIGSTOP, SIGCONT, …)."""
@@ -113,6 +88,10 @@ class ZookeeperServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    @property
+    def _server(self) -> stores.ZookeeperServer:
+        return stores.ZookeeperServer(self.directory, self.number, self.port, self.options, ("-Xmx1g", *self.java))
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
@@ -190,20 +169,7 @@ def zookeeper(
     made = []
     for number, port in enumerate(ports, 1):
         own = directory / f"z{number}"
-        configuration = {
-            "tickTime": "500",
-            "initLimit": "20",
-            "syncLimit": "10",
-            "dataDir": str(own / "data"),
-            "admin.enableServer": "false",
-            "maxClientCnxns": "0",
-            "clientPort": str(port),
-            "clientPortAddress": "127.0.0.1",
-            **(options or {}),
-        }
-        if servers > 1:
-            peers = {f"server.{n}": f"127.0.0.1:{peer + 1}:{peer + 2}" for n, peer in enumerate(ports, 1)}
-            configuration |= {"standaloneEnabled": "false", **peers}
+        configuration = {**stores.configuration(own, port, ports), **(options or {})}
         made.append(ZookeeperServer(own, number, port, configuration, java))
     ensemble = Ensemble(made)
     try:
