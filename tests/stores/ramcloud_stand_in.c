@@ -18,7 +18,7 @@
 
 enum { OK = 0, NO_TABLE = 2, NO_OBJECT = 3, OBJECT_EXISTS = 4, WRONG_VERSION = 5, INTERNAL = 21, TOO_LARGE = 27 };
 enum { OBJECT_MAX = 1 << 20, BUCKETS = 4096, TABLES = 64 };
-enum { INSTEAD = 0, AFTERWARDS = 1, TWICE = 2 };
+enum { INSTEAD = 0, AFTERWARDS = 1, TWICE = 2, BROKEN = 3 };
 
 struct RejectRules {
     uint64_t givenVersion;
@@ -58,6 +58,7 @@ struct cluster {
 struct rc_client {
     struct cluster *cluster;
     int busy;
+    int broken; /* The status that all its calls give. */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -90,6 +91,9 @@ static int enter(struct rc_client *client, const char *call, int *mode) {
     }
     while (cluster->away)
         pthread_cond_wait(&back, &lock);
+    *mode = INSTEAD;
+    if (client->broken)
+        return client->broken;
     *mode = -1;
     if (strcmp(cluster->failing, call) || !cluster->times)
         return OK;
@@ -99,6 +103,10 @@ static int enter(struct rc_client *client, const char *call, int *mode) {
     }
     cluster->times--;
     *mode = cluster->mode;
+    if (*mode == BROKEN) {
+        client->broken = cluster->status;
+        *mode = INSTEAD;
+    }
     return cluster->status;
 }
 
@@ -462,7 +470,8 @@ void stand_in_delay(const char *locator, unsigned milliseconds) {
     pthread_mutex_unlock(&lock);
 }
 
-/* After `skip` calls of that name the next `times` give `status`: instead of being done, afterwards, or done twice. */
+/* After `skip` calls of that name the next `times` give `status`: instead of being done, afterwards, or done twice;
+ * or instead, and whatever else that client calls. */
 void stand_in_fail(const char *locator, const char *call, int status, int times, int mode, int skip) {
     pthread_mutex_lock(&lock);
     struct cluster *cluster = cluster_at(locator);

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).with_name("ramcloud_stand_in.c")
-INSTEAD, AFTERWARDS, TWICE = range(3)
+INSTEAD, AFTERWARDS, TWICE, BROKEN = range(4)
 
 ports = itertools.count(1000)
 
 
-def compiled(source: Path, library: Path) -> Path:
+def compiled(source: Path, library: Path, *options: str) -> Path:
     """A shared library out of C; a visible skip where there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler to build the stand-in for libramcloud.so with")
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
+    subprocess.run([compiler, *flags, *options, "-o", str(library), str(source)], check=True)
     return library
 
 

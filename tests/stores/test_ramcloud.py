@@ -2,6 +2,7 @@
 
 FLOWLOOM_TEST_RAMCLOUD=tcp:host=HOST,port=PORT (the coordinator's locator) and
 FLOWLOOM_RAMCLOUD_LIBRARY=/path/libramcloud.so make the conformance suite run there, in tables of its own.
+FLOWLOOM_RAMCLOUD_HEADERS=/path/RAMCloud/src makes a C compiler compare the binding with the published headers.
 """
 
 from __future__ import annotations
@@ -12,26 +13,28 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ramcloud_stand_in import AFTERWARDS, INSTEAD, SOURCE, TWICE, StandIn, compiled
+from ramcloud_stand_in import AFTERWARDS, BROKEN, INSTEAD, SOURCE, TWICE, StandIn, compiled
 
 from flowloom.drivers.store import ramcloud_library as binding
 from flowloom.drivers.store import ramcloud_records as records
 from flowloom.drivers.store.ramcloud import BATCH_BYTES, BATCH_WRITES, VALUE_BYTES_MAX, RamcloudStore, open_store
-from flowloom.drivers.store.ramcloud_library import Put, RamcloudError, RejectRules, Status, unless_held
+from flowloom.drivers.store.ramcloud_database import Page
+from flowloom.drivers.store.ramcloud_library import MultiOp, Put, RamcloudError, RejectRules, Status, unless_held
 from flowloom.drivers.store.ramcloud_session import Calls, sentence
 from flowloom.kernel.errors import Misconfigured, StartOver, Unavailable
 from flowloom.northbound import plugins
 from flowloom.northbound.limits import KEY_BYTES_MAX
-from flowloom.northbound.store import Entry, Outcome, Write
+from flowloom.northbound.store import Cursor, Entry, Outcome, Write
 from flowloom.testing.store_conformance import StoreBench, StoreConformance
 
 SERVER = os.environ.get("FLOWLOOM_TEST_RAMCLOUD", "")
 LIBRARY = os.environ.get("FLOWLOOM_RAMCLOUD_LIBRARY", "")
+HEADERS = os.environ.get("FLOWLOOM_RAMCLOUD_HEADERS", "")
 
 numbers = itertools.count()
 
@@ -161,6 +164,71 @@ def test_reject_rules_lie_as_the_c_compiler_lays_them(library: Path) -> None:
     assert [ctypes.sizeof(RejectRules), *ours] == list(layout) == [12, 0, 8, 9, 10, 11]
 
 
+DECLARATIONS = """
+Status rc_connect(const char *, const char *, struct rc_client **);
+void rc_disconnect(struct rc_client *);
+Status rc_createTable(struct rc_client *, const char *, uint32_t);
+Status rc_getTableId(struct rc_client *, const char *, uint64_t *);
+Status rc_read(struct rc_client *, uint64_t, const void *, uint16_t, const struct RejectRules *, uint64_t *, void *,
+    uint32_t, uint32_t *);
+Status rc_write(struct rc_client *, uint64_t, const void *, uint16_t, const void *, uint32_t,
+    const struct RejectRules *, uint64_t *);
+void rc_enumerateTablePrepare(struct rc_client *, uint64_t, int, void **);
+Status rc_enumerateTableNext(struct rc_client *, void *, uint32_t *, const void **, uint32_t *, const void **);
+void rc_enumerateTableFinalize(void *);
+void rc_multiIncrement(struct rc_client *, void **, uint32_t);
+void rc_multiReadCreate(uint64_t, const void *, uint16_t, void *, uint32_t, uint32_t *, void *);
+void rc_multiWriteCreate(uint64_t, const void *, uint16_t, const void *, uint32_t, const struct RejectRules *, void *);
+void rc_multiRemoveCreate(uint64_t, const void *, uint16_t, const struct RejectRules *, void *);
+void rc_multiRead(struct rc_client *, void **, uint32_t);
+void rc_multiWrite(struct rc_client *, void **, uint32_t);
+void rc_multiRemove(struct rc_client *, void **, uint32_t);
+uint16_t rc_multiOpSizeOf(MultiOp);
+Status rc_multiOpStatus(const void *, MultiOp);
+uint64_t rc_multiOpVersion(const void *, MultiOp);
+void rc_multiOpDestroy(void *, MultiOp);
+"""
+"""What the binding takes the library's calls for, in C."""
+
+OF_C = {
+    "Status": ctypes.c_int,
+    "MultiOp": ctypes.c_int,
+    "int": ctypes.c_int,
+    "uint16_t": ctypes.c_uint16,
+    "uint32_t": ctypes.c_uint32,
+    "uint64_t": ctypes.c_uint64,
+    "void": None,
+}
+
+
+def test_the_bindings_types_are_those_of_the_declarations() -> None:
+    declared = re.findall(r"(\w+) (rc_\w+)\(([^)]*)\);", DECLARATIONS)
+    assert {name for _, name, _ in declared} == set(binding._CALLS)
+    pointers = (ctypes.c_char_p, ctypes.c_void_p, ctypes._Pointer)
+    for result, name, arguments in declared:
+        ours_result, ours = binding._CALLS[name]
+        kinds = [each.strip() for each in arguments.split(",")]
+        assert (ours_result, len(ours)) == (OF_C[result], len(kinds)), name
+        for kind, argument in zip(kinds, ours, strict=True):
+            assert issubclass(argument, pointers) if "*" in kind else argument is OF_C[kind], (name, kind)
+
+
+@pytest.mark.skipif(not HEADERS, reason="FLOWLOOM_RAMCLOUD_HEADERS names no directory with RAMCloud's CRamCloud.h")
+def test_the_declarations_are_those_of_the_published_headers(tmp_path: Path) -> None:
+    """The compiler compares every call's types, every status, every operation and the rules' layout."""
+    checks = [f'_Static_assert(STATUS_{status.name} == {status.value}, "");' for status in Status]
+    checks += [f'_Static_assert(MULTI_OP_{each.name} == {each.value}, "");' for each in MultiOp]
+    checks += [f'_Static_assert(STATUS_MAX_VALUE == {len(Status) - 1}, "");']
+    checks += [f'_Static_assert(sizeof(struct RejectRules) == {ctypes.sizeof(RejectRules)}, "");']
+    for name, *_ in RejectRules._fields_:
+        offset = getattr(RejectRules, name).offset
+        checks.append(f'_Static_assert(offsetof(struct RejectRules, {name}) == {offset}, "");')
+    source = tmp_path / "headers.c"
+    includes = ["#include <stddef.h>", '#include "CRamCloud.h"', "enum { rules = sizeof(struct RejectRules) };"]
+    source.write_text("\n".join([*includes, DECLARATIONS, *checks]))
+    compiled(source, tmp_path / "headers.so", f"-I{HEADERS}")
+
+
 def test_conditions_are_the_published_bytes() -> None:
     assert bytes(unless_held(0)) == bytes(8) + b"\0\1\0\0"
     assert bytes(unless_held(258)) == b"\2\1\0\0\0\0\0\0" + b"\1\0\0\1"
@@ -233,6 +301,21 @@ def test_the_fullest_entries_fit_into_an_object(bench: StandInBench) -> None:
     assert [entry and entry.value for entry in store.get([write.key for write in full])] == [b"\0" * share] * 80
 
 
+def test_a_call_beyond_one_object_is_several_steps(bench: StandInBench) -> None:
+    store = bench.open_store()
+    writes = [Write(f"/k{n}", 1, bytes(400_000)) for n in range(5)] + [Write(f"/s{n}", 1, b"") for n in range(200)]
+    assert all(outcome.applied for outcome in store.apply(writes))
+    listing = store.read("/")
+    assert (len(listing.entries), listing.cursor.position) == (205, 3 + 2)
+
+
+def test_a_listing_of_several_parts_is_complete(bench: StandInBench) -> None:
+    store = bench.open_store()
+    store.apply([Write(f"/k{n:04}", 1, b"%d" % n) for n in range(2500)])
+    assert [entry.value for entry in store.read("/").entries] == [b"%d" % n for n in range(2500)]
+    assert len(store.versions("/k1").versions) == 1000
+
+
 def test_a_large_entry_is_cut_when_it_is_carried_out(bench: StandInBench) -> None:
     store, other = bench.open_store(), bench.open_store()
     begin = other.read("/").cursor
@@ -290,14 +373,34 @@ def test_a_batch_that_is_halfway_is_seen_whole(bench: StandInBench, reader: str)
             assert other.versions("/").versions == {"/a": (2, False), "/b": (2, False), "/c": (2, False)}
 
 
+def test_a_listing_shows_no_part_of_a_batch_that_it_ran_into(bench: StandInBench) -> None:
+    store, other = bench.open_store(), bench.open_store()
+    store.apply([Write("/a", 1, b"old"), Write("/b", 1, b"old")])
+    once = iter([True])
+
+    class RunsInto(RamcloudStore):
+        """As if the batch came between the log's end and the values that are read after it."""
+
+        def changes(self, prefix: str, cursor: Cursor, token: str) -> Page:
+            page = super().changes(prefix, cursor, token)
+            if next(once, False):
+                other.apply([Write("/a", 2, b"new"), Write("/b", 2, b"new")])
+                return page._replace(found=self.database.run(lambda calls: self.database.held(calls, ["/a"])))
+            return page
+
+    found = RunsInto(store.database, 0.1).read("/")
+    assert [entry.version for entry in found.entries] == [2, 2]
+    assert found.cursor.position == 2
+
+
 @pytest.mark.parametrize("status", [Status.OK, Status.INTERNAL_ERROR, Status.EXPIRED_LEASE, Status.STALE_RPC, 34])
-@pytest.mark.parametrize("mode", [INSTEAD, AFTERWARDS, TWICE])
+@pytest.mark.parametrize("mode", [INSTEAD, AFTERWARDS, TWICE, BROKEN])
 @pytest.mark.parametrize("call", ["rc_multiWrite", "rc_multiRead", "rc_write"])
 @pytest.mark.parametrize("skip", [0, 1, 2])
 def test_an_answer_that_is_lost_or_wrong_is_resolved_by_reading(
     bench: StandInBench, call: str, mode: int, status: int, skip: int
 ) -> None:
-    if call == "rc_write" and (status == Status.OK or mode == TWICE):
+    if (status == Status.OK and mode == BROKEN) or (call == "rc_write" and (status == Status.OK or mode == TWICE)):
         return  # That call is done once, and says nothing that it did not do.
     store, other = bench.open_store(), bench.open_store()
     store.apply([Write("/a", 1, b"old")])
@@ -417,14 +520,65 @@ def test_a_dropped_table_says_start_over(bench: StandInBench) -> None:
     assert store.apply([Write("/a", 1, b"x")]) == [Outcome("/a", True, 1)]
 
 
-def test_a_cluster_made_anew_under_a_writer_gets_its_writes(bench: StandInBench) -> None:
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_cluster_made_anew_under_a_writer_gets_its_writes(bench: StandInBench, before: int) -> None:
     store = bench.open_store()
-    store.apply([Write("/a", 1, b"x")])
+    store.apply([Write("/a", 1, b"x")] * before)
     bench.cluster.wipe()
     bench.open_store().apply([Write("/b", 1, b"y"), Write("/c", 1, b"z")])
     watch = bench.open_store().watch("/", bench.open_store().read("/").cursor)
     assert store.apply([Write("/a", 1, b"x")]) == [Outcome("/a", True, 1)]
     assert list(watch.next(1.0).entries) == [Entry("/a", 1, b"x")]
+
+
+class BetweenTheSteps:
+    """Something happens after a writer's log entry was made, before it is carried out."""
+
+    def __init__(self, store: RamcloudStore, happens: Callable[[], None], back: int = 0) -> None:
+        self.database = store.database
+        self.append = store.database._append
+        self.happens = happens
+        self.back = back
+        store.database._append = self  # type: ignore[method-assign]
+
+    def __call__(self, calls: Calls, entry: records.LogEntry) -> int:
+        self.database._append = self.append  # type: ignore[method-assign]
+        if self.back:  # Before the entry is made: it lands where the log was long ago.
+            number = self.database._tail
+            self.happens()
+            self.database._tail = number
+            return self.append(calls, entry)
+        number = self.append(calls, entry)
+        self.happens()
+        return number
+
+
+def test_a_cluster_made_anew_in_the_middle_of_a_write_hears_of_it(bench: StandInBench) -> None:
+    store = bench.open_store()
+    begun: list[Cursor] = []
+
+    def anew() -> None:
+        bench.cluster.wipe()
+        begun.append(bench.open_store().read("/").cursor)
+
+    BetweenTheSteps(store, anew)
+    assert store.apply([Write("/a", 1, b"x")]) == [Outcome("/a", True, 1)]
+    assert list(bench.open_store().watch("/", begun[0]).next(1.0).entries) == [Entry("/a", 1, b"x")]
+
+
+def test_an_entry_that_lands_below_the_logs_beginning_is_made_again(bench: StandInBench) -> None:
+    store, other = bench.open_store(), bench.open_store()
+    begun: list[Cursor] = []
+
+    def move_on() -> None:
+        for version in (1, 2, 3):
+            other.apply([Write("/b", version, b"")])
+        trim(other)
+        begun.append(other.read("/").cursor)
+
+    BetweenTheSteps(store, move_on, back=1)
+    assert store.apply([Write("/a", 1, b"x")]) == [Outcome("/a", True, 1)]
+    assert list(other.watch("/", begun[0]).next(1.0).entries) == [Entry("/a", 1, b"x")]
 
 
 def test_data_of_another_program_are_left_alone(bench: StandInBench) -> None:

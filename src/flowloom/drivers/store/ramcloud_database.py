@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from flowloom.drivers.store.ramcloud_library import Enumeration, Found, Put, RamcloudError, Status
+from flowloom.drivers.store.ramcloud_library import Enumeration, Found, Put, RamcloudError
 from flowloom.drivers.store.ramcloud_records import (
     IDENTITY_KEY,
     PROGRAM,
@@ -93,10 +93,9 @@ class Database:
                     return job(calls)
                 except _Another:
                     self._epoch = ""
-                except RamcloudError as error:
+                except RamcloudError:  # A table that was dropped among them.
                     self._epoch = ""
-                    if error.status != Status.TABLE_DOESNT_EXIST:
-                        raise
+                    raise
             raise Unavailable(f"{self.where}: the database changes as often as it is looked at")
 
         return self.session.run(whole)
