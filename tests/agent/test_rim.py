@@ -100,12 +100,12 @@ def test_a_store_that_opens_late_is_asked_again() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     refusals = [Unavailable("not yet")] * 4
 
-    def open_late() -> Store:
+    def open_late(_url: str) -> Store:
         if refusals:
             raise refusals.pop()
         return database.open()
 
-    late = LateStore(open_late)
+    late = LateStore("memory:", "a", open_late)
     threads = StoreThreads(late, claimed, None, ear)
     threads.write(ClaimKey())
     wait_for(lambda: ear.first(KeyNotClaimed))
@@ -129,7 +129,7 @@ def test_a_store_that_opens_late_is_asked_again() -> None:
 def test_the_change_feed_goes_on_after_an_outage_and_says_where_it_has_a_gap() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     writer = database.open()
-    watch = WatchThread(LateStore(database.open), "/a/", Random(1), ear)
+    watch = WatchThread(LateStore("memory:", "a", lambda _url: database.open()), "/a/", Random(1), ear)
     watch.wait_open(5.0)
     writer.apply([Write("/a/b/c/d/1", 1, b"x")])
     wait_for(lambda: ear.first(Changes))
@@ -147,7 +147,7 @@ def test_the_change_feed_goes_on_after_an_outage_and_says_where_it_has_a_gap() -
 def test_a_change_feed_that_begins_late_says_so() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     database.available = False
-    watch = WatchThread(LateStore(database.open), "/a/", Random(1), ear)
+    watch = WatchThread(LateStore("memory:", "a", lambda _url: database.open()), "/a/", Random(1), ear)
     watch.wait_open(0.05)
     database.available = True
     wait_for(lambda: ear.first(Gone))

@@ -10,6 +10,7 @@ from flowloom.consistency.drain import Drain
 from flowloom.consistency.marks import NODE_KINDS
 from flowloom.consistency.operations import Operations
 from flowloom.consistency.options import Options
+from flowloom.consistency.place import Place
 from flowloom.consistency.recovery import RecoveryCore
 from flowloom.consistency.table import AuditEntry, Ref
 from flowloom.kernel.clock import ManualClock
@@ -30,6 +31,8 @@ OPTIONS = Options(DEPLOYMENT, guard_objects=50, reread_per_second=1000.0, versio
 class Link:
     """Satisfies `drain.Northbound`; cut: the store does not answer this service."""
 
+    generation = 0
+
     def __init__(self, database: MemoryDatabase) -> None:
         self.cut = False
         self._store = database.open()
@@ -41,6 +44,9 @@ class Link:
 
     def publisher(self) -> Publisher | None:
         return None
+
+    def look_again(self) -> Place:
+        return Place()
 
 
 class World:
