@@ -18,6 +18,7 @@ from flowloom.kernel.errors import Unavailable
 from flowloom.model.codec import encode
 from flowloom.model.keys import deployment_prefix, key_of, parse_key
 from flowloom.northbound.bus import Publisher
+from flowloom.northbound.pointer import pointer_key
 from flowloom.northbound.store import Entry, Store
 from flowloom.testing.fake_store import MemoryDatabase
 from flowloom.testing.sql_model import Content, NeutronTransaction, SqlModel
@@ -203,6 +204,8 @@ class World:
         wanted = self.wanted()
         found = []
         for entry in self.store.entries(deployment_prefix(DEPLOYMENT)):
+            if entry.key == pointer_key(DEPLOYMENT):
+                continue
             if entry.key.count("/") == 5 and parse_key(entry.key).kind in NODE_KINDS:
                 continue
             should = wanted.pop(entry.key, None)

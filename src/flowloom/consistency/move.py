@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -264,15 +264,15 @@ class Mover:
         yield from self._bring_lacking(sides, move, "copying")
         yield from self._compare(sides, move)
         self._tell(move, "following")
-        while True:
-            try:
-                changed = len(sides.follow(0.0)) if sides.follows else len(sides.lacking())
-            except StartOver:
-                changed = NEARLY_THERE
-            if changed < NEARLY_THERE:
-                break
-            if not sides.follows:
-                yield from self._bring_lacking(sides, move, "following")
+        changed = NEARLY_THERE
+        while changed >= NEARLY_THERE:
+            if sides.follows:
+                try:
+                    changed = len(sides.follow(0.0))
+                except StartOver:
+                    continue  # It does not follow any more.
+            else:
+                changed = yield from self._bring_lacking(sides, move, "following")
             yield 0.0
         if self._places.advance(move.number, Step.COPYING, Step.CUT_OVER):
             LOG.info("The northbound store in force is %s (generation %d)", move.target, move.number)
@@ -293,13 +293,15 @@ class Mover:
         if not refused or entry is None or (entry.version, entry.value) != (move.number, value):
             raise Rejected("--to", f"it does not keep what is written: flowloom store check '{move.target}'")
 
-    def _bring_lacking(self, sides: Sides, move: Move, what: str) -> Iterator[float]:
+    def _bring_lacking(self, sides: Sides, move: Move, what: str) -> Generator[float, None, int]:
+        """What the target lacks by the versions of both sides; how much it was."""
         lacking = sides.lacking()
         for start in range(0, len(lacking), KEYS_PER_PAGE):
             self._tell(move, what, start, len(lacking))
             sides.bring(lacking[start : start + KEYS_PER_PAGE])
             yield 0.0
         self._tell(move, what, len(lacking), len(lacking), now=True)
+        return len(lacking)
 
     def _compare(self, sides: Sides, move: Move) -> Iterator[float]:
         """Both sides by content.  Rejected when the target holds something else than the source."""

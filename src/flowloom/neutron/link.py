@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from flowloom.consistency.place import Place, PlaceTable
 from flowloom.kernel.errors import Unavailable
@@ -26,12 +27,20 @@ class NorthboundLink:
     """Store and publisher of one process, opened at first use; satisfies `consistency.drain.Northbound`.
 
     The store is the one that SQL says is in force; the configured one where there was never a move.
+    opener: opens a store by its URL, naming the setting where that is wrong.
     """
 
-    def __init__(self, settings: Settings, role: str, places: PlaceTable) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        places: PlaceTable,
+        opener: Callable[[str, str], Store] = open_store,
+    ) -> None:
         self._settings = settings
         self._name = f"{role}@{socket.gethostname()}:{os.getpid()}"
         self._places = places
+        self._opener = opener
         self._place: Place | None = None
         self._store: Store | None = None
         self._retired: list[tuple[float, Store]] = []
@@ -57,7 +66,7 @@ class NorthboundLink:
     def open(self, url: str) -> Store:
         """Another handle on the store at `url`, with what the configuration has for it; "": the configured one."""
         configured = self._settings.store
-        return open_store(as_configured(url, configured) if url else configured, "[flowloom] store")
+        return self._opener(as_configured(url, configured) if url else configured, "[flowloom] store")
 
     def look_again(self) -> Place:
         """Which store is in force; it is used from now on.  Unavailable: the database does not answer."""
