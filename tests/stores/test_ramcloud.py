@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
+from following import WRITES, Follower, check_nothing_lost, write_under_fire
 from ramcloud_stand_in import AFTERWARDS, BROKEN, INSTEAD, SOURCE, TWICE, StandIn, compiled
 
 from flowloom.drivers.store import ramcloud_library as binding
@@ -469,6 +471,35 @@ def test_a_listing_that_is_interrupted_is_no_listing(bench: StandInBench) -> Non
     with pytest.raises(Unavailable, match="rc_enumerateTableNext: INTERNAL_ERROR"):
         store.read("/")
     assert len(store.read("/").entries) == 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_lost_under_writes_a_watch_and_whatever_goes_wrong(bench: StandInBench, seed: int) -> None:
+    """Statuses, swallowed errors, broken clients, writes done twice, and a cluster that is away now and then."""
+    random, cluster = Random(seed), bench.cluster
+
+    def goes_wrong() -> None:
+        call = random.choice(["rc_multiRead", "rc_multiWrite", "rc_write", "rc_read", "rc_getTableId"])
+        mode = random.choice([INSTEAD, AFTERWARDS, BROKEN] if call == "rc_write" else [INSTEAD, AFTERWARDS, TWICE])
+        status = random.choice([Status.INTERNAL_ERROR, Status.TIMEOUT, Status.EXPIRED_LEASE, Status.STALE_RPC])
+        cluster.fail(call, status, times=random.randint(1, 3), mode=mode, skip=random.randint(0, 6))
+
+    def is_away() -> None:
+        cluster.away(True)
+        threading.Timer(1.2, cluster.away, [False]).start()
+
+    faults = dict.fromkeys(range(10, WRITES, 10), goes_wrong) | {500: is_away, 1000: is_away}
+    store, other = open_store(cluster.url(timeout_seconds=0.5)), open_store(cluster.url(timeout_seconds=0.5))
+    follower = Follower(other, "/d/")
+    try:
+        acknowledged = write_under_fire(store, faults)
+        cluster.fail("", 0, times=0)
+        check_nothing_lost(store, follower, acknowledged)
+        assert not follower.started_over
+    finally:
+        follower.stop()
+        store.close()
+        other.close()
 
 
 # --- another history, and what is not ours ---------------------------------------------------
