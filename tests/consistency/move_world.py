@@ -128,7 +128,12 @@ class Agent:
     def write(self, store: Store, ports: int = 2) -> None:
         self.counter += 1
         chassis = Chassis(
-            id=self.name, version=self.counter, key=self.key, tunnel_ip="192.0.2.1", tunnel_types=("geneve",), started_at=1.0
+            id=self.name,
+            version=self.counter,
+            key=self.key,
+            tunnel_ip="192.0.2.1",
+            tunnel_types=("geneve",),
+            started_at=1.0,
         )
         writes = [Write(self._key(Chassis.kind, self.name), self.counter, encode(chassis))]
         for port in range(ports):
@@ -250,4 +255,4 @@ class MoveWorld(World):
         }
 
 
-__all__ = ["A", "B", "C", "DEPLOYMENT", "Agent", "Killed", "MoveWorld", "Rejected", "Step", "Worker"]
+__all__ = ["DEPLOYMENT", "A", "Agent", "B", "C", "Killed", "MoveWorld", "Rejected", "Step", "Worker"]

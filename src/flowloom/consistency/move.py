@@ -154,7 +154,7 @@ class Mover:
         move = self._northbound.look_again().move
         if move is None or not move.under_way:
             raise Rejected("--abort", "no move is under way")
-        if not self._places.advance(move.number, Step.COPYING, Step.ABORTED, f"aborted by {by}"):
+        if not self._places.advance(move.number, Step.COPYING, Step.ABORTED, Progress(why=f"aborted by {by}")):
             back = f"flowloom store move --from '{move.target}' --to '{move.source}'"
             raise Rejected(
                 "--abort", f"{move.target} is in force already, and the rest is being finished; to go back: {back}"
@@ -196,7 +196,7 @@ class Mover:
                 self._stumble(move, error)
                 raise Unavailable(str(error)) from error
             LOG.error("The move to %s ends: %s", move.target, error)
-            self._places.advance(move.number, Step.COPYING, Step.FAILED, str(error))
+            self._places.advance(move.number, Step.COPYING, Step.FAILED, Progress(why=str(error)))
             return 0.0
         except LeaseLost:
             self._at = None
@@ -353,7 +353,7 @@ class Mover:
                 target.apply([write_of(self._deployment, Pointer(move.number, move.target, place.cloud))])
             why = f"{move.source} does not answer and has no pointer: restart what still uses it ({error})"
         self._failing_at = float("-inf")
-        self._places.advance(move.number, Step.CUT_OVER, Step.SETTLING, why)
+        self._places.advance(move.number, Step.CUT_OVER, Step.SETTLING, Progress(why=why))
 
     def _gives_up(self) -> bool:
         """Whether the source has been failing for long enough."""
@@ -403,7 +403,8 @@ class Mover:
             else f"{found.objects} objects equal"
         )
         yield from self._await_chassis(move, said)
-        self._places.advance(move.number, Step.SETTLING, Step.DONE, "; ".join(said))
+        objects = Progress(done=found.objects - differing, total=found.objects, why="; ".join(said))
+        self._places.advance(move.number, Step.SETTLING, Step.DONE, objects)
         LOG.info("The northbound store was moved to %s: %s", move.target, "; ".join(said))
 
     def _await_chassis(self, move: Move, said: list[str]) -> Iterator[float]:

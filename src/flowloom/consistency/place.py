@@ -44,6 +44,9 @@ class Progress(NamedTuple):
     why: str = ""
 
 
+NO_PROGRESS = Progress()
+
+
 class Move(NamedTuple):
     """One move.  number: the generation that its target gets; no number is given twice.
 
@@ -56,7 +59,7 @@ class Move(NamedTuple):
     target: str
     by: str
     seconds: float = 0.0
-    progress: Progress = Progress()
+    progress: Progress = NO_PROGRESS
 
     @property
     def under_way(self) -> bool:
@@ -89,8 +92,8 @@ class PlaceTable(Protocol):
         """A move that begins to copy; None when another is under way."""
         ...
 
-    def advance(self, number: int, before: Step, after: Step, why: str = "") -> bool:
-        """Bring the move from one step to the next; False, and nothing is changed, when it is not in `before`.
+    def advance(self, number: int, before: Step, after: Step, progress: Progress = NO_PROGRESS) -> bool:
+        """Bring the move from one step to the next, with `progress` from now on; False, and nothing is changed, when it is not in `before`.
 
         To CUT_OVER: its number becomes the generation in force and its target the URL, in the same transaction; what
         was acknowledged under the former generation is seen by every read that begins after this has returned.

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flowloom.consistency.place import UNDER_WAY, Move, Place, Progress, Step
+from flowloom.consistency.place import NO_PROGRESS, UNDER_WAY, Move, Place, Progress, Step
 from flowloom.neutron.database_time import database_now
 from flowloom.neutron.models import ERROR_CHARACTERS_MAX, MOVE, STORE
 from flowloom.neutron.tables import Patient, storable
@@ -49,15 +49,13 @@ class SqlPlaceTable(Patient):
 
         return self._writing(write)
 
-    def advance(self, number: int, before: Step, after: Step, why: str = "") -> bool:
-        fresh = {"step": after.value, "what": "", "done": 0, "total": 0, "seconds_left": -1.0}
+    def advance(self, number: int, before: Step, after: Step, progress: Progress = NO_PROGRESS) -> bool:
         step = sa.update(MOVE).where(MOVE.c.number == number, MOVE.c.step == before.value)
         target = sa.select(MOVE.c.target).where(MOVE.c.number == number).scalar_subquery()
         in_force = sa.update(STORE).where(STORE.c.id == _ROW).values(generation=number, url=target)
 
         def write(connection: sa.Connection) -> bool:
-            said = storable(why, ERROR_CHARACTERS_MAX)
-            if not connection.execute(step.values(**fresh, why=said)).rowcount:
+            if not connection.execute(step.values(step=after.value, **_columns(progress))).rowcount:
                 return False
             if after is Step.CUT_OVER:
                 connection.execute(in_force)
@@ -66,13 +64,14 @@ class SqlPlaceTable(Patient):
         return self._writing(write)
 
     def report(self, number: int, progress: Progress) -> None:
-        values = progress._asdict() | {
-            "what": storable(progress.what, 64),
-            "why": storable(progress.why, ERROR_CHARACTERS_MAX),
-        }
         under_way = MOVE.c.step.in_(sorted(step.value for step in UNDER_WAY))
-        statement = sa.update(MOVE).where(MOVE.c.number == number, under_way).values(**values)
+        statement = sa.update(MOVE).where(MOVE.c.number == number, under_way).values(**_columns(progress))
         self._writing(lambda connection: connection.execute(statement))
+
+
+def _columns(progress: Progress) -> dict[str, Any]:
+    texts = {"what": storable(progress.what, 64), "why": storable(progress.why, ERROR_CHARACTERS_MAX)}
+    return progress._asdict() | texts
 
 
 def _move(row: Any) -> Move:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from flowloom.consistency.lease import LEASE_SECONDS_MAX
-from flowloom.consistency.place import Move, Place, Progress, Step
+from flowloom.consistency.place import NO_PROGRESS, Move, Place, Progress, Step
 from flowloom.consistency.table import (
     Acknowledged,
     AuditEntry,
@@ -164,9 +164,9 @@ class ModelTables:
 
         return self._in_transaction(write)
 
-    def advance(self, number: int, before: Step, after: Step, why: str = "") -> bool:
+    def advance(self, number: int, before: Step, after: Step, progress: Progress = NO_PROGRESS) -> bool:
         def write(one: Transaction) -> bool:
-            if not one.update("advance move", "move", number, _advanced, before, after, why):
+            if not one.update("advance move", "move", number, _advanced, before, after, progress):
                 return False
             if after is Step.CUT_OVER:
                 _, move = one.newest("move", number)
@@ -375,10 +375,12 @@ def _inserted(row: Any, fresh: Any) -> Any:
     return fresh if row is None else None
 
 
-def _advanced(row: tuple[float, Move] | None, before: Step, after: Step, why: str) -> tuple[float, Move] | None:
+def _advanced(
+    row: tuple[float, Move] | None, before: Step, after: Step, progress: Progress
+) -> tuple[float, Move] | None:
     if row is None or row[1].step is not before:
         return None
-    return row[0], row[1]._replace(step=after, progress=Progress(why=why))
+    return row[0], row[1]._replace(step=after, progress=progress)
 
 
 def _cut_over(row: Place | None, generation: int, url: str) -> Place | None:

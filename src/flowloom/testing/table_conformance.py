@@ -908,7 +908,7 @@ def move_goes_step_by_step(bench: TableBench) -> None:
     expect(bool(place.cloud), "the cloud has no id")
     same(place.move.progress, progress, "progress")
     expect(place.move.under_way and 55.0 < place.move.seconds < 120.0, f"{place.move.seconds} s since it began")
-    expect(other.places.advance(move.number, Step.COPYING, Step.ABORTED, "told to"), "it does not end")
+    expect(other.places.advance(move.number, Step.COPYING, Step.ABORTED, Progress(why="told to")), "it does not end")
     expect(not tables.places.advance(move.number, Step.COPYING, Step.CUT_OVER), "an aborted one is cut over")
     tables.places.report(move.number, progress)
     place = tables.places.place()
