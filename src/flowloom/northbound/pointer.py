@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -109,9 +109,10 @@ def as_configured(url: str, configured: str) -> str:
 
 def public(url: str) -> str:
     """`url` without a password."""
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{credentials.partition(':')[0]}{at}{hosts}"))
+    netloc = urlsplit(url).netloc
+    credentials, at, hosts = netloc.rpartition("@")
+    # Not put together anew from its parts: that would take slashes away from a URL without a host.
+    return url.replace(netloc, f"{credentials.partition(':')[0]}{at}{hosts}", 1) if at else url
 
 
 def check_public(setting: str, url: str) -> None:
