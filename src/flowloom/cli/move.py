@@ -22,7 +22,7 @@ from flowloom.cli.answers import MoveState
 from flowloom.cli.deployment import Deployment, find
 from flowloom.cli.table import age, clean, emit, say
 from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
-from flowloom.northbound.pointer import check_public
+from flowloom.northbound.pointer import check_public, public
 
 OK, NOT_SO = 0, 1
 
@@ -70,8 +70,12 @@ def _question(arguments: argparse.Namespace) -> Mapping[str, object]:
         if not url:
             raise Misconfigured(setting, "name the URL (or ask with --status, or go back with --abort)")
         schemes = sorted(point.name for point in entry_points(group="flowloom.stores"))
-        if urlsplit(url).scheme not in schemes:
-            raise Misconfigured(setting, f"no driver for {url!r}; known schemes: {', '.join(schemes)}")
+        try:
+            scheme = urlsplit(url).scheme
+        except ValueError as error:
+            raise Misconfigured(setting, f"the URL cannot be read: {error}") from error
+        if scheme not in schemes:
+            raise Misconfigured(setting, f"no driver for {public(url)!r}; known schemes: {', '.join(schemes)}")
     check_public("--to", arguments.target)
     return {"ask": "move", "from": arguments.source, "to": arguments.target, "by": recovery.myself()}
 
