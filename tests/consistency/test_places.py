@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,14 @@ from flowloom.neutron.tables import _ACKNOWLEDGE
 from flowloom.testing.sql_servers import SqlServer
 from flowloom.testing.table_conformance import port, row_of
 
+_NUMBERS = itertools.count()
+
 
 @pytest.fixture(params=["READ COMMITTED", "REPEATABLE READ"])
 def database(request: pytest.FixtureRequest, mariadb_server: SqlServer) -> Iterator[SqlDatabase]:
-    mariadb_server.create_database("places")
-    url = mariadb_server.url("places")
+    name = f"places{next(_NUMBERS)}"
+    mariadb_server.create_database(name)
+    url = mariadb_server.url(name)
     engine = sa.create_engine(url, isolation_level=request.param)
     database = SqlDatabase(engine, sa.create_engine(url))
     create_tables(database)
