@@ -182,6 +182,7 @@ def test_server_in_use_is_killed(world: World) -> None:
     leader = _leader(world)
     with world.loses_nothing():
         world.lab.kill(leader)
+        assert world.lab.status().part(leader).state == "down"
         world.rename("while one is dead", world.others[:5])
         if world.several:
             world.await_drained("a member is dead")
@@ -232,6 +233,8 @@ def test_store_is_restored_from_an_old_copy(world: World) -> None:
     with world.loses_nothing():
         world.lab.store_restore("old")
         world.await_equal("an old copy was restored")
+    assert "stale" in world.repairs_of(world.others[0])
+    assert "missing" in world.repairs_of(made.id)
     world.others.append(made.id)
 
 
