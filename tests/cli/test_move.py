@@ -69,6 +69,10 @@ def test_a_move_is_watched_to_its_end_and_says_what_comes_next(file: Path, recov
     )
     asked = recovery.questions[0]
     assert asked == asked | {"ask": "move", "from": URLS[1], "to": URLS[3]} and "@" in asked["by"]
+    assert "lost" not in asked
+    recovery.answers = [DONE]
+    assert flowloom(file, "store", "move", *URLS, "--lost").returncode == 0
+    assert recovery.questions[-1]["lost"] is True
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from random import Random
 
 import pytest
 from move_world import DEPLOYMENT, A, Agent, B, C, Killed, MoveWorld, settings
-from recovery_world import OPTIONS
+from recovery_world import OPTIONS, World
 
 from flowloom.consistency.lease import LEASE_SECONDS
+from flowloom.consistency.operations import Operations
 from flowloom.consistency.place import Step
 from flowloom.consistency.recovery import RecoveryCore
 from flowloom.consistency.table import Ref
@@ -368,6 +369,33 @@ def test_a_source_that_dies_after_the_cut_over_is_given_up_and_nothing_of_neutro
     move = world.finish(mover)
     assert move.step is Step.DONE and "memory://a/ does not answer and has no pointer" in move.progress.why
     world.agents = []
+    world.settle()
+    assert world.wrong() == []
+
+
+def test_a_store_that_is_lost_is_left_for_an_empty_one_that_a_rebuild_fills(world: MoveWorld) -> None:
+    ask = {"ask": "move", "from": A, "to": B, "by": "anna", "lost": True}
+    with pytest.raises(Rejected, match="--lost: memory://a/ answers: move without"):
+        world.mover().ask(ask)
+    world.workers[0].drain()
+    world.databases[A].available = False
+    world.databases[B].open().apply([Write("/other/p/n/port/x", 1, b"x")])
+    with pytest.raises(Rejected, match="keys of something else"):
+        world.mover().ask(ask)
+    assert world.places.place().move is None
+    world.databases[B].wipe()
+    mover = world.mover()
+    assert mover.ask(ask)["in_force"] == B
+    world.change("o0001", "meanwhile")
+    world.workers[0].drain()
+    move = world.finish(mover)
+    assert move.step is Step.DONE and "memory://a/ is lost: restart" in move.progress.why
+    assert "of 40 objects differ" in move.progress.why and move.progress.done < move.progress.total
+    link = NorthboundLink(settings(), "recovery", world.places, lambda url, _setting: world.open(url))
+    tables = world.places
+    operations = Operations(tables, tables, tables, link, world.clock, Random(1), "asked", OPTIONS)
+    assert World.finish(world, operations, operations.ask({"ask": "rebuild"})["job"])["state"] == "done"  # type: ignore[arg-type]
+    world.agents = [Agent(world, "host0", B)]
     world.settle()
     assert world.wrong() == []
 

@@ -123,6 +123,7 @@ def _consistency(commands: Parsers) -> None:
     move = _asks(verbs, "move", "change the database under a running cloud, without a lost change or packet", _move)
     move.add_argument("--from", metavar="URL", dest="source", default="", help="the store in force")
     move.add_argument("--to", metavar="URL", dest="target", default="", help="an empty one; no password in it")
+    move.add_argument("--lost", action="store_true", help="the store in force is lost: begin anew with an empty one")
     move.add_argument("--abort", action="store_true", help="go back, as long as the target is not in force")
     move.add_argument("--status", action="store_true", help="how far the move is, and which store is in force")
     _asks(verbs, "rebuild", "bring an empty or old store up to date from Neutron, while everything runs", _rebuild)

@@ -77,7 +77,8 @@ def _question(arguments: argparse.Namespace) -> Mapping[str, object]:
         if scheme not in schemes:
             raise Misconfigured(setting, f"no driver for {public(url)!r}; known schemes: {', '.join(schemes)}")
     check_public("--to", arguments.target)
-    return {"ask": "move", "from": arguments.source, "to": arguments.target, "by": recovery.myself()}
+    lost = {"lost": True} if arguments.lost else {}
+    return {"ask": "move", "from": arguments.source, "to": arguments.target, "by": recovery.myself(), **lost}
 
 
 def follow(

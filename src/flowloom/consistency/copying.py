@@ -32,6 +32,11 @@ class Judged(NamedTuple):
     conflicts: list[str]
 
 
+def areas_of(deployment: str) -> tuple[str, str]:
+    """Prefixes of what is a deployment's: its records, and the claims of integer keys."""
+    return deployment_prefix(deployment), claims_prefix(deployment)
+
+
 @dataclass
 class Sides:
     """A source, and the target that is made equal to it.  skipped: keys that no store takes; they stay behind."""
@@ -46,8 +51,8 @@ class Sides:
 
     @property
     def areas(self) -> tuple[str, ...]:
-        """Prefixes of what is a deployment's."""
-        return deployment_prefix(self.deployment), claims_prefix(self.deployment)
+        """Prefixes of what is the deployment's."""
+        return areas_of(self.deployment)
 
     def close(self) -> None:
         """Both; repeating it does nothing."""
@@ -167,26 +172,29 @@ class Sides:
             return key  # None of ours by its form: a part of its own.
         return project_prefix(place.deployment, place.project)
 
-    # --- whether the target may be one -----------------------------------------------------------
-
-    def check_target(self, is_own: Callable[[], bool]) -> None:
-        """Rejected, in one sentence, when the target holds what is not this deployment's.
-
-        is_own: whether the target says of itself that it was, or was to become, the store of this deployment.
-        """
+    def check_two(self) -> None:
+        """Rejected when both sides are one database."""
         if self.target.versions(self.areas[0]).cursor.epoch == self.source.versions(self.areas[1]).cursor.epoch:
             raise Rejected("--to", "it is the same database as --from, by another name")
-        held = self.target.versions("/").versions
-        own = (*self.areas, f"{self.areas[0][:-1]}!")
-        foreign = sorted(_living(held, lambda key: not key.startswith((*own, CHECK_PREFIX))))
-        if foreign:
-            raise Rejected(
-                "--to", f"it holds {len(foreign)} keys of something else, such as {foreign[0]}: name an empty one"
-            )
-        records = sorted(_living(held, lambda key: key.startswith(self.areas)))
-        if records and not is_own():
-            why = f"it holds {len(records)} records of a deployment of this name that is not this one, such as {records[0]}"
-            raise Rejected("--to", f"{why}: empty it, or name another prefix")
+
+
+def check_target(target: Store, deployment: str, is_own: bool) -> None:
+    """Rejected, in one sentence, when the target holds what is not this deployment's.
+
+    is_own: the target says of itself that it was, or was to become, the store of this deployment.
+    """
+    areas = areas_of(deployment)
+    held = target.versions("/").versions
+    own = (*areas, f"{areas[0][:-1]}!")
+    foreign = sorted(_living(held, lambda key: not key.startswith((*own, CHECK_PREFIX))))
+    if foreign:
+        raise Rejected(
+            "--to", f"it holds {len(foreign)} keys of something else, such as {foreign[0]}: name an empty one"
+        )
+    records = sorted(_living(held, lambda key: key.startswith(areas)))
+    if records and not is_own:
+        why = f"it holds {len(records)} records of a deployment of this name that is not this one, such as {records[0]}"
+        raise Rejected("--to", f"{why}: empty it, or name another prefix")
 
 
 def _living(held: Mapping[str, tuple[int, bool]], chosen: Callable[[str], bool]) -> Iterator[str]:

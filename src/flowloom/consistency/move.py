@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from flowloom.consistency.compare import survey
-from flowloom.consistency.copying import KEYS_PER_PAGE, Sides
+from flowloom.consistency.copying import KEYS_PER_PAGE, Sides, check_target
 from flowloom.consistency.drain import Drain, Northbound
 from flowloom.consistency.lease import LEASE_SECONDS, Held, LeaseLost, hold
 from flowloom.consistency.place import Move, Place, PlaceTable, Progress, Step
@@ -104,7 +104,12 @@ class Mover:
         """The answer to move, move status or move abort.  Rejected and Misconfigured name what is wrong."""
         match question.get("ask"):
             case "move":
-                self._begin(str(question.get("from")), str(question.get("to")), str(question.get("by") or "somebody"))
+                self._begin(
+                    str(question.get("from")),
+                    str(question.get("to")),
+                    str(question.get("by") or "somebody"),
+                    bool(question.get("lost")),
+                )
             case "move abort":
                 self._abort(str(question.get("by") or "somebody"))
             case "move status":
@@ -130,7 +135,7 @@ class Mover:
             **move.progress._asdict(),
         }
 
-    def _begin(self, source: str, target: str, by: str) -> None:
+    def _begin(self, source: str, target: str, by: str, lost: bool) -> None:
         check_public("--to", target)
         place = self._northbound.look_again()
         move = place.move
@@ -145,10 +150,31 @@ class Mover:
             raise Rejected("--from", f"the store in force is {in_force}")
         if same_place(target, in_force):
             raise Rejected("--to", f"{in_force} is in force already")
-        self._open_store(target).close()  # What cannot be opened is said at once.
-        if self._places.begin(in_force, target, by) is None:
-            raise Rejected("store move", "another one has just begun")
-        LOG.info("%s moves the northbound store from %s to %s", by, in_force, target)
+        with contextlib.closing(self._open_store(target)) as opened:  # What cannot be opened is said at once.
+            if lost:
+                self._check_lost(in_force)
+                check_target(opened, self._deployment, self._is_own(opened, place))
+            begun = self._places.begin(in_force, target, by)
+            if begun is None:
+                raise Rejected("store move", "another one has just begun")
+            LOG.info("%s moves the northbound store from %s to %s", by, in_force, target)
+            if lost:
+                self._begin_anew(opened, begun)
+
+    def _check_lost(self, source: str) -> None:
+        """Rejected when the source is not lost at all."""
+        with contextlib.suppress(Unavailable, Misconfigured), contextlib.closing(self._open_store(source)) as opened:
+            opened.versions(pointer_key(self._deployment))
+            raise Rejected("--lost", f"{source} answers: move without --lost, and nothing has to be written anew")
+
+    def _begin_anew(self, target: Store, move: Move) -> None:
+        """Cut over without a copy: all that Neutron knows is written again by a rebuild, and nodes know their own."""
+        place = self._places.place()
+        self._mark_target(target, place, move)
+        target.apply([write_of(self._deployment, Pointer(move.number, move.target, place.cloud))])
+        why = f"{move.source} is lost: restart what still uses it, then flowloom store rebuild"
+        if self._places.advance(move.number, Step.COPYING, Step.CUT_OVER, Progress(why=why)):
+            self._places.advance(move.number, Step.CUT_OVER, Step.SETTLING, Progress(why=why))
 
     def _abort(self, by: str) -> None:
         move = self._northbound.look_again().move
@@ -258,7 +284,8 @@ class Mover:
     def _copy(self, place: Place, move: Move) -> Iterator[float]:
         sides = self._opened(move)
         self._tell(move, "checking the target")
-        sides.check_target(lambda: self._is_own(sides.target, place))
+        sides.check_two()
+        check_target(sides.target, self._deployment, self._is_own(sides.target, place))
         self._mark_target(sides.target, place, move)
         yield 0.0
         yield from self._bring_lacking(sides, move, "copying")
