@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openstack.network.v2._proxy import Proxy
 from openstack.network.v2.port import Port as NeutronPort
 
@@ -143,6 +144,11 @@ class Cloud:
             flow += f",nw_src={vm.ip},nw_dst={other.ip},nw_ttl=64"
             lines.append(lab_host.appctl(self.lab.layout.host(int(vm.host[1:])), "ofproto/trace", "br-int", flow))
         return "\n".join(lines)
+
+    def await_well(self) -> None:
+        """Wait until `flowloom status` finds nothing undone; the test fails with what it says otherwise."""
+        if not until(lambda: self.flowloom("status").returncode == 0, PATIENCE_SECONDS):
+            pytest.fail(f"after {PATIENCE_SECONDS:g} s still not well:\n{self.flowloom('status').stdout}")
 
     def forget_megaflows(self) -> None:
         """Empty the datapaths' caches; what OpenFlow says is translated anew.

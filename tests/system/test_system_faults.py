@@ -213,7 +213,7 @@ def test_port_created_while_the_bus_is_down_becomes_active_and_the_bus_is_used_a
         assert whole.layers()["bus"]["state"] == "down"
         lab.start("bus")
         eventually("they hear again", lambda: all(whole.agent(host)["bus"]["connected"] for host in whole.hosts))
-        eventually("all is well", lambda: whole.flowloom("status").returncode == 0)
+        whole.await_well()
     # Now facts come by notice alone: nobody has to compare with the store to learn of a port.
     assert until(lambda: _learns_without_comparing(whole, network), PATIENCE_SECONDS), "still comparing"
 
@@ -247,7 +247,7 @@ def test_recovery_alone_finishes_what_others_left_behind_when_they_died(whole: C
         eventually("it is ACTIVE", lambda: whole.flowloom("port", "show", left.port_id).returncode == 0)
         lab.start("api")
     assert whole.status(left.port_id) == "ACTIVE" and whole.lab.dhcp("left").ip == left.ip
-    eventually("nothing is undone", lambda: whole.flowloom("status").returncode == 0)
+    whole.await_well()
     lab.vm_rm("left")
     whole.neutron.delete_port(left.port_id)
 
@@ -262,7 +262,7 @@ def test_api_killed_in_the_middle_of_things_leaves_nothing_undone(whole: Cloud, 
     whole.await_active(made)
     lab.vm_rm("orphan")
     whole.neutron.delete_port(made.port_id)
-    eventually("nothing is undone", lambda: whole.flowloom("status").returncode == 0)
+    whole.await_well()
 
 
 # The store
@@ -294,7 +294,7 @@ def test_whatever_was_done_while_the_store_was_cut_off_is_everywhere_afterwards(
     whole.await_reach(created[0], created[2])
     whole.await_reach(created[1], created[0])
     assert lab.dhcp("changed").ip == "10.0.0.55"
-    eventually("all is well", lambda: whole.flowloom("status").returncode == 0)
+    whole.await_well()
     whole.await_quiet()
     whole.assert_equal_to_oracle()
     _assert_store_is_what_neutron_says(whole)
@@ -304,7 +304,7 @@ def test_whatever_was_done_while_the_store_was_cut_off_is_everywhere_afterwards(
     for vm in (changed, *created):
         neutron.delete_port(vm.port_id)
     neutron.delete_network(other)
-    eventually("nothing is undone", lambda: whole.flowloom("status").returncode == 0)
+    whole.await_well()
     _assert_store_is_what_neutron_says(whole)
 
 
@@ -379,7 +379,7 @@ def test_record_that_cannot_be_read_is_named_and_counted_and_everything_else_goe
         whole.await_reach(vms["vm1"], late)
     with _loses_nothing(whole, vms["vm1"], vms["vm2"]):
         _write(whole, {status: (2, None)})
-        eventually("nobody complains any more", lambda: whole.flowloom("status").returncode == 0)
+        whole.await_well()
     whole.await_quiet()
     assert whole.everywhere() == held
 
