@@ -37,7 +37,7 @@ def test_quiet_agent_and_switch_are_up() -> None:
         ({"refused": (Refused("f", "e"),)}, "faulty", "1 refused flow"),
         ({"bad_records": (BadRecord("k", "w"),) * 2}, "faulty", "2 unreadable records"),
         (
-            {"own_records_contested": 2},
+            {"own_records_contested": 2, "contested_seconds": 3.0},
             "faulty",
             "2 contests; another agent writes the records of chassis h1: stop one, or name it anew",
         ),

@@ -8,12 +8,14 @@ recovery processes; it prints the time from the end of the fault to equal.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -76,6 +78,12 @@ class World:
     def delete(self, cloud: Cloud, port: str) -> None:
         cloud.delete("port", port)
         self.accepted[port] = None
+
+    def tamper(self, *statements: str) -> None:
+        """With the store's own client, past everything of ours."""
+        with closing(sqlite3.connect(self.first.store_path, timeout=10)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
 
     def drift(self) -> Any:
         """{} when Neutron and the store are equal and nothing is dirty; else what was told."""
@@ -188,7 +196,7 @@ def _restart_the_dead(world: World) -> None:
 
 
 def test_holder_of_locks_that_sleeps_longer_than_its_lease_does_no_harm(world: World) -> None:
-    leader = next(member for member in world.first.ask(ask="status")["members"] if member["leader"])
+    leader = next(member for member in _members(world) if member["leader"])
     asleep = int(leader["owner"].split(":")[1])
     ports = [world.create(world.first, f"s{n}") for n in range(10)]
     for pid in (asleep, world.first.workers()[0]):
@@ -258,6 +266,102 @@ def test_clients_that_update_and_delete_the_same_objects_leave_all_equal(world: 
     entries = world.first.entries()
     for port in ports:
         assert (entries[port].value is not None) == (port in in_neutron)
+
+
+def test_leader_of_recovery_killed_under_writes_is_replaced(world: World) -> None:
+    leader = next(member for member in _members(world) if member["leader"])
+    doomed = int(leader["owner"].split(":")[1])
+    (number,) = [n for n, process in enumerate(world.recoveries) if process.pid == doomed]
+    random = Random(5)
+
+    def write(n: int) -> None:
+        if n == 30:
+            os.kill(doomed, signal.SIGKILL)
+        world.create(world.any(random), f"l{n}")
+
+    at_once(write, 60)
+    world.recoveries[number].wait()
+    entry = world.first.entries()[next(iter(world.accepted))]
+    world.tamper(f"DELETE FROM object WHERE key = '{entry.key}'")  # Only a service that owns its shard finds it.
+    world.await_equal("the leader of recovery was killed")
+    _restart_the_dead(world)
+    wait_for(lambda: len(_members(world)) == 2, PATIENCE_SECONDS)
+
+
+def test_store_tampered_with_by_its_own_client_is_repaired_and_audited(world: World) -> None:
+    ports = [world.create(world.first, f"t{n}") for n in range(4)]
+    world.await_equal("before")
+    before = world.first.entries()
+    edited, removed, old, future = (before[port].key for port in ports)
+    stray = f"{edited.rpartition('/')[0]}/stray"
+    world.tamper(
+        f"UPDATE object SET value = replace(CAST(value AS TEXT), '\"t0\"', '\"x\"') WHERE key = '{edited}'",
+        f"DELETE FROM object WHERE key = '{removed}'",
+        f"UPDATE object SET version = 0, value = 'old' WHERE key = '{old}'",
+        f"UPDATE object SET version = 5000 WHERE key = '{future}'",
+        f"INSERT INTO object VALUES ('{stray}', 3, '?')",
+    )
+    world.await_equal("objects were edited, removed, aged, moved ahead and planted")
+    kinds = [
+        [entry["kind"] for entry in world.first.ask(ask="audit", object=identifier)["entries"]]
+        for identifier in (*ports, "stray")
+    ]
+    assert kinds == [["different"], ["missing"], ["stale"], ["ahead"], ["orphan"]]
+    assert world.first.entries()["stray"].value is None
+
+
+def test_store_put_back_200_writes_old_is_brought_up_to_date(world: World, tmp_path: Path) -> None:
+    port = world.create(world.first, "r")
+    world.await_equal("before")
+    store = world.first.store_path
+    with sqlite3.connect(store) as source, sqlite3.connect(tmp_path / "copy") as copy:
+        source.backup(copy)
+    random = Random(6)
+
+    def write(n: int) -> None:
+        made = world.create(world.any(random), f"r{n}")
+        world.update(world.any(random), made, f"r{n} again")
+
+    at_once(write, 98)
+    world.update(world.first, port, "newer than the copy")
+    gone = world.create(world.first, "gone")
+    world.delete(world.first, gone)
+    world.await_equal("200 writes")
+    for suffix in ("-wal", "-shm"):
+        Path(f"{store}{suffix}").unlink(missing_ok=True)
+    shutil.move(tmp_path / "copy", store)
+    _approve(world, "repair")
+    world.await_equal("the store was put back as it was 200 writes ago")
+
+
+def test_store_that_was_wiped_is_rebuilt(world: World) -> None:
+    for port in [world.create(world.first, f"w{n}") for n in range(60)][::7]:
+        world.delete(world.first, port)
+    world.await_equal("before")
+    for path in world.first.store_path.parent.iterdir():
+        if path.is_file():
+            path.unlink()
+    with world.first.store():
+        pass  # Whoever opens it first makes it anew.
+    _approve(world, "rebuild")
+    world.await_equal("the store was wiped")
+
+
+def _members(world: World) -> Any:
+    return world.first.ask(ask="status")["members"]
+
+
+def _approve(world: World, how: str) -> None:
+    """What an operator does: look, and let the guard pass what it holds."""
+    if how == "rebuild":
+        job = world.first.ask(ask="rebuild", by="test")["job"]
+    else:
+        wait_for(lambda: world.first.ask(ask="guards")["guards"], PATIENCE_SECONDS)
+        guard = world.first.ask(ask="guards")["guards"][0]
+        job = world.first.ask(ask="repair", approve=guard["id"], by="test")["job"]
+    wait_for(lambda: world.first.ask(ask="job", id=job)["state"] != "running", PATIENCE_SECONDS)
+    told = world.first.ask(ask="job", id=job)
+    assert told["state"] == "done", told
 
 
 def test_500_ports_deleted_while_they_are_updated_leave_tombstones(world: World) -> None:

@@ -53,6 +53,7 @@ def status(core: AgentCore, now: float) -> Json:
         "ports": {"local": len(core.ports.ids()), "waiting": core.ports.waiting},
         "own_records_undone": core.own.undone,
         "own_records_contested": core.own.contests,
+        "contested_seconds": None if core.own.contested_at is None else now - core.own.contested_at,
         "audits": installing.audits,
         "drift_repaired": installing.drift_repaired,
         "installs": installing.installs,

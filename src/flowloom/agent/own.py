@@ -28,6 +28,7 @@ class OwnRecords:
     that the store turns out to hold.
     contests: how often somebody else wrote over what this life had written: two agents of one name.  They
     do not stop, so each waits longer from time to time before it answers.
+    contested_at: when that was last answered, on the clock of `due`; None: never.
     """
 
     def __init__(self, first_version: int, random: Random) -> None:
@@ -41,6 +42,7 @@ class OwnRecords:
         self._backoff = Backoff(random)
         self._not_before = 0.0
         self.contests = 0
+        self.contested_at: float | None = None
         self._written: set[str] = set()
         self._contested = False
         self._contest_backoff = Backoff(random)
@@ -95,6 +97,7 @@ class OwnRecords:
         """What to write now; empty while a call is under way, while backing off, or when all is well."""
         if self._contested:
             self._contested = False
+            self.contested_at = now
             self._not_before = max(self._not_before, now + self._contest_backoff.next_delay())
         if self._under_way or not self._differing or now < self._not_before:
             return []

@@ -58,6 +58,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     bus: Link | None = None
     switch: SwitchLink = SwitchLink()
     own_records_contested: int = 0
+    contested_seconds: float | None = None
 
 
 class Member(msgspec.Struct, frozen=True):

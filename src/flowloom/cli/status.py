@@ -29,6 +29,9 @@ from flowloom.northbound.bus import BusEvent, Heartbeat
 
 UNKNOWN_SHOWN = 3
 
+CONTEST_SECONDS = 30.0
+"""Two agents of one name write over each other more often than this; who has heard of none for so long is alone again."""
+
 State = Literal["up", "behind", "faulty", "down", "unknown", "none"]
 GOOD: tuple[State, ...] = ("up", "none")
 
@@ -247,9 +250,10 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
 
 def _faults(status: AgentStatus) -> Mapping[str, int]:
     """What needs an operator: it will not pass by waiting.  Written over once may have been an operator's hand."""
+    contested = status.contested_seconds is not None and status.contested_seconds < CONTEST_SECONDS
     return {
         "refused flow": len(status.refused),
         "unreadable record": len(status.bad_records),
         "failed rule": len(status.failures),
-        "contest": status.own_records_contested if status.own_records_contested > 1 else 0,
+        "contest": status.own_records_contested if contested else 0,
     }

@@ -21,9 +21,10 @@ another's content, so readers never take the server's default.  Tests: `tests/co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -72,7 +73,7 @@ class SqlDatabase:
     @classmethod
     def at(cls, url: str, causality_wait: bool = True) -> Self:
         """The same by engines of its own, for the database at `url`."""
-        return cls(sa.create_engine(url), sa.create_engine(reader_url(url)), causality_wait)
+        return cls(_engine(url), _engine(reader_url(url)), causality_wait)
 
     @property
     def url(self) -> str:
@@ -94,6 +95,31 @@ class SqlDatabase:
         """Close every connection; repeating it does nothing."""
         self.reading.dispose()
         self.writing.dispose()
+
+
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url)
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and path != ":memory:":
+        # A connection of the pool to a file that was moved away or replaced would go on with what nobody else sees.
+        def opened(_connection: Any, record: Any) -> None:
+            record.info["file"] = _identity(path)
+
+        def taken(_connection: Any, record: Any, _proxy: Any) -> None:
+            if record.info["file"] != _identity(path):
+                raise exc.DisconnectionError(f"{path} is another file by now")
+
+        sa.event.listen(engine, "connect", opened)
+        sa.event.listen(engine, "checkout", taken)
+    return engine
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def begin_snapshot(connection: sa.Connection, causality_wait: bool = True) -> None:
