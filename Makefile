@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test simulate neutron-own lint bench docs clean
 
 help: ## What there is to make
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: ## Install what is missing: Debian packages, a venv, pinned Python packages
 	@PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -19,6 +19,10 @@ demo: setup ## The main job, end to end: a Neutron call becomes a ping between t
 test: setup ## Every test, against real servers and real switches
 	@scripts/test $(BIN) $(JOBS)
 
+N ?= 20000
+simulate: setup ## Schedules of the consistency simulator: N=100000, BASE=first seed (random by default)
+	@$(BIN)/python scripts/simulate $(N) $(if $(BASE),--base $(BASE))
+
 lint: setup ## Layers, style, types, generated documentation
 	@echo "== layers";  $(BIN)/lint-imports --no-cache
 	@echo "== ruff";    $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -28,6 +32,9 @@ lint: setup ## Layers, style, types, generated documentation
 
 docs: setup ## Write the generated documentation anew
 	@$(BIN)/python -m flowloom.pipeline.render > docs/pipeline.md
+
+neutron-own: setup ## Neutron's own unit tests with our driver in them (PAIR=1: and without; WRITE=1: write the list anew)
+	@PYTHONPATH=tests/neutron_own $(BIN)/python -m own.run --processes $(JOBS) $(if $(PAIR),--pair) $(if $(WRITE),--write) $(if $(ONLY),--only '$(ONLY)')
 
 bench: setup ## Measure; prints a table and writes build/bench.json
 	@mkdir -p build && $(BIN)/python bench/run.py --out build/bench.json

@@ -16,7 +16,16 @@ def cpu_seconds(pid: int) -> float:
 
 def rss_mb(pid: int) -> float:
     """Resident memory, MB (2**20 bytes)."""
+    return _memory_mb(pid, "VmRSS")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most there ever was of it, MB."""
+    return _memory_mb(pid, "VmHWM")
+
+
+def _memory_mb(pid: int, what: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"process {pid} says nothing of its memory")

@@ -13,6 +13,7 @@ from one_host import chassis, key_for, network, port, subnet
 from flowloom.cli.ask import ask
 from flowloom.drivers.store.sqlite import open_store
 from flowloom.kernel.errors import Unavailable
+from flowloom.lab.ports import free_port
 from flowloom.model.codec import decode, encode
 from flowloom.model.records import PortStatus, Record
 from flowloom.northbound.bus import Publisher
@@ -28,6 +29,7 @@ class Agent:
         self.ovs = ovs
         self.directory = ovs.run_dir
         self.control = str(self.directory / "agent.sock")
+        self.metrics = f"127.0.0.1:{free_port()}"
         self.store_path = self.directory / "northbound.sqlite"
         self.store_url = f"sqlite:///{self.store_path}"
         self.log = self.directory / "agent.log"
@@ -38,6 +40,7 @@ class Agent:
             store = "{self.store_url}"
             bus = "{bus}"
             control = "{self.control}"
+            metrics = "{self.metrics}"
             tunnel = {{ ip = "192.0.2.1", types = ["geneve"] }}
             openvswitch = {{ ovsdb = "{ovs.ovsdb}", run_dir = "{ovs.run_dir}", datapath_type = "dummy" }}
         """)
@@ -61,7 +64,7 @@ class Agent:
             self.end(signal.SIGKILL)
         self.store.close()
 
-    def ask(self, what: str, **more: str) -> dict[str, Any]:
+    def ask(self, what: str, **more: object) -> dict[str, Any]:
         return ask(self.control, {"ask": what, **more}, dict[str, Any], 20.0)
 
     def status(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from flowloom.apps import punts
 from flowloom.apps.guard import guard_app
 from flowloom.apps.switching import TunnelPorts, switching_app
 from flowloom.compiler.unit import App
+from flowloom.consistency.marks import NODE_KINDS
 from flowloom.kernel.errors import Unavailable
 from flowloom.model.codec import decode, encode
 from flowloom.model.keys import deployment_prefix, key_of, parse_key
@@ -61,7 +62,9 @@ class Host:
         self.switch = switch or FakeSwitch()
         self.database = database or MemoryDatabase(Random(1))
         self.store = self.database.open()
-        self.follower = Follower([deployment_prefix("lab")], Random(3), FollowerSettings())
+        self.follower = Follower(
+            [deployment_prefix("lab")], Random(3), FollowerSettings(own_scope="/lab/-/h1/", nodes_kinds=NODE_KINDS)
+        )
         self.logs: list[str] = []
         self.packet_outs: list[PacketOut] = []
         self.batches: list[SendBatch] = []

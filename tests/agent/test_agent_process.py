@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from agent_process import Agent
 from one_host import port
 
+from flowloom.consistency.marks import mark
 from flowloom.drivers.bus.zeromq import open_bus
 from flowloom.kernel.errors import Rejected
+from flowloom.model.codec import encode
 from flowloom.testing.ovs import RunningOvs
 from flowloom.testing.waiting import wait_for
 
@@ -128,6 +131,19 @@ def test_the_control_socket_explains_flows_records_and_ports(plain: Agent) -> No
         plain.ask("nonsense")
 
 
+def test_numbers_for_prometheus_and_marks_of_records_are_told(plain: Agent) -> None:
+    plain.begin()
+    with build_opener(ProxyHandler({})).open(f"http://{plain.metrics}/metrics", timeout=10) as answer:
+        told = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#"))
+    assert float(told["flowloom_agent_in_sync"]) == float(told["flowloom_agent_answers"]) == 1
+    assert float(told["flowloom_agent_flows"]) > len(plain.flows()) + len(plain.groups()), "buckets are counted too"
+    assert float(told["process_cpu_seconds_total"]) > 0
+    (entry,) = plain.ask("records", keys=["/lab/-/n1/port/p1"])["entries"]
+    assert entry == ["/lab/-/n1/port/p1", 1, mark("/lab/-/n1/port/p1", 1, encode(port(1)))]
+    with pytest.raises(Rejected, match="records: "):
+        plain.ask("records", limit="many")
+
+
 def test_a_second_agent_on_the_host_is_refused(plain: Agent) -> None:
     plain.begin()
     done = start_wrongly(plain)
@@ -142,6 +158,7 @@ def test_a_second_agent_on_the_host_is_refused(plain: Agent) -> None:
         ("northbound.sqlite", "no/such/dir/northbound.sqlite", "store: the directory"),
         ("db.sock", "none.sock", "openvswitch.ovsdb: "),
         ('bus = ""', 'bus = "carrier-pigeon://x"', "bus: no driver for 'carrier-pigeon'"),
+        ('metrics = "127.0.0.1', 'metrics = "0.0.0.0', "metrics: 0.0.0.0 is no loopback address"),
         ("192.0.2.1", "192.0.2.300", "tunnel.ip: "),
         ("run_dir = ", "runn_dir = ", "openvswitch.runn_dir: no such setting"),
     ],

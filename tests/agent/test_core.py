@@ -356,3 +356,32 @@ def test_a_status_deleted_by_somebody_else_is_written_again() -> None:
 
 def a_write(record: Record) -> Write:
     return Write(key_for(record), record.version, encode(record))
+
+
+def test_own_records_return_soon_after_the_store_was_wiped_and_flows_stay() -> None:
+    host = running()
+    host.wait(1)
+    flows = dict(host.switch.facts)
+    assert flows and host.status("p1") is not None
+    host.database.wipe()
+    host.wait(46)
+    assert host.status("p1") is not None and host.database.entries("/lab/-/h1/chassis/")
+    assert host.switch.facts == flows, "Neutron's records are for Neutron's side to bring back; nothing is deleted"
+    assert any("the store is another one" in line for line in host.logs)
+    writes = host.writes
+    host.wait(400)
+    assert host.writes == writes
+    assert host.switch.facts == flows, "not after the grace time either: the store holds nothing but nodes' own words"
+
+
+def test_own_records_of_an_old_copy_of_the_store_are_written_over() -> None:
+    host = running()
+    host.wait(1)
+    copy = host.database.copy()
+    host.untell(WORLD[3], 2)
+    host.wait(1)
+    assert host.status("p1") is None
+    host.database.restore(copy)
+    assert host.status("p1") is not None
+    host.wait(46)
+    assert host.status("p1") is None

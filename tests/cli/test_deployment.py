@@ -36,6 +36,13 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert found.agents == {"h1": "/d/h1/agent.sock"}
 
 
+def test_recovery_may_be_several(tmp_path: Path) -> None:
+    text = GOOD.replace('recovery = "/d/recovery.sock"', 'recovery = ["/d/a.sock", "/d/b.sock"]')
+    found = load(written(tmp_path / "f", text), "--config").neutron
+    assert (found.recoveries, found.recovery) == (("/d/a.sock", "/d/b.sock"), "/d/a.sock")
+    assert load(written(tmp_path / "g", GOOD.replace('"/d/recovery.sock"', '""')), "--config").neutron.recoveries == ()
+
+
 def test_bus_neutron_and_agents_may_be_left_out(tmp_path: Path) -> None:
     found = load(written(tmp_path / "f", 'deployment = "d"\nstore = "s:"'), "--config")
     assert (found.bus, found.neutron.api, found.agents) == ("", "", {})
@@ -51,6 +58,7 @@ def test_bus_neutron_and_agents_may_be_left_out(tmp_path: Path) -> None:
         ('stroe = "s:"', "stroe: .* has no such setting; known: agents, bus, deployment, neutron, store"),
         ('deployment = "d"\nstore = "s:"\n[neutron]\nurl = "x"', r"neutron\.url: .* known: api, database, recovery"),
         ('deployment = "d"\nstore = "s:"\nneutron = "x"', r"neutron: in .* this is a section, \[neutron\]"),
+        ('deployment = "d"\nstore = "s:"\n[neutron]\nrecovery = ["a", 1]', r"neutron\.recovery: .* a list of such"),
         ('deployment = "d"\nstore = "s:"\n[agents]\nh1 = 1', r"agents\.h1: .* not 1"),
         ("deployment = ", "--config: .* is not TOML"),
         ("\x80", "--config: .* is not TOML"),

@@ -7,8 +7,8 @@ from dataclasses import replace as changed
 import msgspec
 import pytest
 
-from flowloom.cli.answers import AgentStatus, BadRecord, Link, RecoveryStatus, Refused, SwitchLink
-from flowloom.cli.status import Row, rows_agent, rows_backlog, rows_recovery, show
+from flowloom.cli.answers import AgentStatus, BadRecord, Link, Member, RecoveryStatus, Refused, SwitchLink
+from flowloom.cli.status import Row, names, rows_agent, rows_backlog, rows_recovery, show
 
 GOOD = AgentStatus(
     chassis="h1",
@@ -36,6 +36,11 @@ def test_quiet_agent_and_switch_are_up() -> None:
         ({"bus": Link(False, 9, "gone")}, "behind", "bus does not answer: gone"),
         ({"refused": (Refused("f", "e"),)}, "faulty", "1 refused flow"),
         ({"bad_records": (BadRecord("k", "w"),) * 2}, "faulty", "2 unreadable records"),
+        (
+            {"own_records_contested": 2, "contested_seconds": 3.0},
+            "faulty",
+            "2 contests; another agent writes the records of chassis h1: stop one, or name it anew",
+        ),
         ({"failures": ("l2: boom",), "in_sync": False}, "faulty", "not in sync with the store; 1 failed rule"),
     ],
 )
@@ -66,6 +71,39 @@ def test_recovery_that_cannot_reach_the_store_is_behind_even_with_nothing_to_do(
     assert rows_recovery(RecoveryStatus(store=Link(False, None, "cut"))) == Row(
         "recovery", "behind", 0, None, "the store does not answer it: cut"
     )
+
+
+MEMBERS = (Member("a@n1:1", 40, True, 9.0), Member("b@n1:2", 24, False, 3.0), Member("c@n1:3", 0, False, -2.0))
+
+
+def test_recovery_says_who_looks_after_how_much() -> None:
+    status = RecoveryStatus(store=Link(True), members=MEMBERS, shards=tuple(range(24)))
+    assert rows_recovery(status, "recovery@2") == Row(
+        "recovery@2", "up", 0, None, "24 of 64 shards; 2 members, leader a@n1:1"
+    )
+
+
+def test_recovery_that_waits_for_somebodys_word_is_faulty() -> None:
+    row = rows_recovery(RecoveryStatus(store=Link(True), guards=1, drift={"orphan": 900, "stale": 0}))
+    assert (row.state, row.note) == ("faulty", "1 repair held: flowloom audit --guards; found unequal: 900 orphan")
+
+
+def test_rows_of_unknown_kinds_are_named() -> None:
+    row = rows_recovery(RecoveryStatus(store=Link(True), unknown=tuple(("lamp", f"l{n}") for n in range(5))))
+    assert (row.state, row.note) == (
+        "faulty",
+        "5 rows of unknown kinds left alone: lamp l0, lamp l1, lamp l2 and 2 more",
+    )
+
+
+def test_drift_that_recovery_has_found_is_behind() -> None:
+    row = rows_recovery(RecoveryStatus(store=Link(True), drift={"missing": 2}))
+    assert (row.state, row.note) == ("behind", "found unequal: 2 missing")
+
+
+def test_several_recovery_processes_have_a_row_each() -> None:
+    assert names(("/a", "/b", "/c")) == {"recovery": "/a", "recovery@2": "/b", "recovery@3": "/c"}
+    assert names(()) == {"recovery": ""}
 
 
 def test_table_of_layers() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
@@ -107,8 +108,32 @@ def test_command_line_finds_every_side_of_the_deployment(lab: Lab) -> None:
     assert (found.deployment, found.store, found.bus) == ("lab", wanted.store, wanted.bus)
     assert found.neutron.api == "http://127.0.0.1:9696"
     assert found.neutron.database == wanted.sql
-    assert found.neutron.recovery == str(lab.layout.recovery_socket)
+    assert found.neutron.recovery == str(lab.layout.recovery_socket(1))
     assert found.agents == {f"h{number}": str(lab.layout.host(number).agent_socket) for number in (1, 2)}
+
+
+def test_recovery_processes_have_each_a_socket_a_port_and_a_name(lab: Lab) -> None:
+    from flowloom.lab import build, faults, files, parts
+
+    layout = lab.layout
+    plan = msgspec.structs.replace(build.plan(layout, build.Request(recoveries=2)), metrics_port=9740)
+    file = layout.dir / "flowloom.toml"
+    file.write_text(files.deployment(layout, plan))
+    assert deployment.load(file, "--config").neutron.recoveries == (
+        str(layout.dir / "recovery.sock"),
+        str(layout.dir / "recovery@2.sock"),
+    )
+    file.unlink()
+    assert [name for name in faults.names(plan) if name.startswith("recovery")] == ["recovery", "recovery@2"]
+    layout.neutron_dir.mkdir()
+    both = [faults.find(layout, plan, name) for name in ("recovery", "recovery@2")]
+    assert all(isinstance(part, parts.Part) for part in both)
+    assert len({part.pid_file for part in both}) == len({part.log_file for part in both}) == 2  # type: ignore[union-attr]
+    texts = [layout.recovery_file(number).read_text() for number in (1, 2)]
+    assert texts[0] == f"[flowloom]\ncontrol = {layout.dir}/recovery.sock\nmetrics = 127.0.0.1:9740\n"
+    # Above the ports of the API's workers, which count from the first one.
+    assert texts[1] == f"[flowloom]\ncontrol = {layout.dir}/recovery@2.sock\nmetrics = 127.0.0.1:9743\n"
+    (layout.dir / "lab.lock").touch()  # So that the fixture may remove it.
 
 
 def test_store_that_was_made_anew_while_it_was_cut_steps_aside(lab: Lab) -> None:
@@ -134,9 +159,11 @@ def test_store_that_was_made_anew_while_it_was_cut_steps_aside(lab: Lab) -> None
 def test_servers_that_do_not_fit_are_refused_by_name(lab: Lab) -> None:
     for setting, wrong in (
         ("--sql", {"sql": "sqlite:////tmp/x.sqlite"}),
+        ("--sql", {"sql": "mysql://root@127.0.0.1/neutron"}),
         ("--store", {"store": "nonsense://x"}),
         ("--bus", {"bus": "nonsense://x"}),
         ("--hosts", {"hosts": 100}),
+        ("--recoveries", {"recoveries": 0}),
     ):
         started = time.monotonic()
         with pytest.raises(Misconfigured) as caught:

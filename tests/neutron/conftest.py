@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from flowloom.neutron.schema import create_schema
+from flowloom.testing.sql_servers import mariadb, missing, new_template, save_template, servers_directory
 
 sys.path.insert(0, str(Path(__file__).parent))  # Tests are imported by file; their shared modules are beside them.
 
-from neutron_cloud import Cloud, Sql, running_cloud
+from neutron_cloud import Cloud, Sql, migrate, running_cloud
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,17 @@ def sql(schema_template: Path, tmp_path: Path) -> Sql:
 def cloud(tmp_path_factory: pytest.TempPathFactory, schema_template: Path) -> Iterator[Cloud]:
     with running_cloud(tmp_path_factory.mktemp("cloud"), schema_template) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Path]:
+    """A directory for SQL servers; in it `migrated`, data with the schema of `neutron-db-manage upgrade heads`."""
+    if why := missing():
+        pytest.skip(why)
+    with servers_directory() as directory:
+        new_template(directory / "template")
+        with mariadb(directory / "migrating", directory / "template") as server:
+            server.create_database("neutron")
+            migrate(server.url("neutron"))
+            save_template(server, directory / "migrated")
+        yield directory

@@ -9,10 +9,10 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from flowloom.lab.ports import free_port
 from flowloom.model.codec import decode
 from flowloom.model.keys import deployment_prefix, parse_key
 from flowloom.model.records import Port, Record
+from flowloom.neutron.database import begin_snapshot, translated_errors
 from flowloom.neutron.deploy import Deployment, write_config
 from flowloom.neutron.sqlite_dialect import reader_url
 from flowloom.northbound.plugins import open_store
@@ -35,7 +36,7 @@ DEPLOYMENT = "test"
 
 @dataclass
 class Sql:
-    """A Neutron database by plain SQLAlchemy; satisfies `drain.Database`."""
+    """A Neutron database by plain SQLAlchemy; satisfies `database.Database`."""
 
     url: str
 
@@ -45,12 +46,14 @@ class Sql:
 
     @contextmanager
     def reader(self) -> Iterator[sa.Connection]:
-        with self.reading.connect() as connection:
+        with translated_errors(), self.reading.connect() as connection:
+            begin_snapshot(connection)
             yield connection
 
-    def write(self, statement: sa.Executable, parameters: Sequence[Mapping[str, object]] = ()) -> int:
-        with self.writing.begin() as connection:
-            return connection.execute(statement, list(parameters) or None).rowcount
+    @contextmanager
+    def writer(self) -> Iterator[sa.Connection]:
+        with translated_errors(), self.writing.begin() as connection:
+            yield connection
 
     def rows(self) -> dict[tuple[str, str], Any]:
         """The sync rows by (kind, object id)."""
@@ -175,13 +178,35 @@ class Cloud:
                 process.wait()
 
 
+def migrate(url: str) -> None:
+    """Make Neutron's and our tables at `url` as an operator does: not on SQLite."""
+    program = Path(sys.executable).parent / "neutron-db-manage"
+    done = subprocess.run(
+        [str(program), "--database-connection", url, "upgrade", "heads"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @contextmanager
-def running_cloud(directory: Path, template: Path, **options: Any) -> Iterator[Cloud]:
-    """A Neutron API server in `directory`, ended whatever happens."""
-    store = directory / "store"
-    store.mkdir(parents=True)
-    shutil.copy(template, directory / "neutron.sqlite")
-    database = f"sqlite+immediate:///{directory / 'neutron.sqlite'}"
+def running_cloud(
+    directory: Path, template: Path | None, database: str = "", store: Path | None = None, **options: Any
+) -> Iterator[Cloud]:
+    """A Neutron API server in `directory`, ended whatever happens.
+
+    template: a SQLite file with the schema, to be copied; or `database`: a URL at which the schema is.
+    store: directory of a store that there is already; None: one of its own.
+    """
+    if store is None:
+        store = directory / "store"
+        store.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)
+    if template is not None:
+        shutil.copy(template, directory / "neutron.sqlite")
+        database = f"sqlite+immediate:///{directory / 'neutron.sqlite'}"
     deployment = write_config(
         directory,
         database=database,
@@ -218,8 +243,9 @@ def addressed_network(cloud: Cloud) -> str:
 
 def ports_in_neutron(cloud: Cloud, network_id: str) -> dict[str, str]:
     """Ports of the network: id -> name, from SQL."""
-    with sqlite3.connect(cloud.deployment.database.partition("://")[2]) as connection:
-        return dict(connection.execute("SELECT id, name FROM ports WHERE network_id = ?", (network_id,)))
+    ports = sa.text("SELECT id, name FROM ports WHERE network_id = :network")
+    with cloud.sql.reader() as connection:
+        return {row.id: row.name for row in connection.execute(ports, {"network": network_id})}
 
 
 def ports_in_store(cloud: Cloud, network_id: str) -> dict[str, str]:

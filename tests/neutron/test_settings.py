@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from oslo_config import cfg
 
+from flowloom.consistency.options import Options
 from flowloom.kernel.errors import Misconfigured
 from flowloom.neutron import config
 from flowloom.neutron.deploy import write_config
@@ -20,7 +22,7 @@ def conf() -> Iterator[cfg.ConfigOpts]:
     config.register()
     cfg.CONF.set_override("store", "sqlite:////x/nb.sqlite", "flowloom")
     yield cfg.CONF
-    for name in ("deployment", "store", "bus", "drain_batch"):
+    for name in [field.name for field in fields(config.Settings)]:
         cfg.CONF.clear_override(name, "flowloom")
 
 
@@ -28,6 +30,21 @@ def test_the_settings_are_read_into_one_frozen_value(conf: cfg.ConfigOpts) -> No
     conf.set_override("deployment", "cloud-1", "flowloom")
     found = config.settings()
     assert (found.deployment, found.store, found.bus) == ("cloud-1", "sqlite:////x/nb.sqlite", "")
+
+
+def test_what_concerns_recovery_is_handed_on_to_it(conf: cfg.ConfigOpts) -> None:
+    assert config.settings().recovery == Options("flowloom")
+    conf.set_override("guard_objects", 7, "flowloom")
+    conf.set_override("repairs_per_second", 5.0, "flowloom")
+    found = config.settings().recovery
+    assert (found.guard_objects, found.repairs_per_second) == (7, 5.0)
+
+
+def test_each_process_has_its_own_port_for_metrics(conf: cfg.ConfigOpts) -> None:
+    assert config.settings().metrics_address() is None
+    conf.set_override("metrics", "127.0.0.1:9740", "flowloom")
+    assert str(config.settings().metrics_address()) == "127.0.0.1:9740"
+    assert str(config.settings().metrics_address(3)) == "127.0.0.1:9743"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +55,12 @@ def test_the_settings_are_read_into_one_frozen_value(conf: cfg.ConfigOpts) -> No
         ("store", "quux://x", "known schemes: .*sqlite"),
         ("bus", "quux://x", "known schemes: .*zmq"),
         ("drain_batch", 0, "greater than 0"),
+        ("compare_seconds", -1, "greater than 0"),
+        ("lease_seconds", 121, "at most 120"),
+        ("guard_share", 1.5, "from 0 to 1"),
+        ("guard_objects", -1, "0 or greater"),
+        ("metrics", "0.0.0.0:9740", "no loopback address"),
+        ("metrics", "127.0.0.1:65500", "not a port"),
     ],
 )
 def test_a_wrong_setting_is_named(conf: cfg.ConfigOpts, name: str, value: object, why: str) -> None:

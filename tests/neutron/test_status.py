@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from neutron_cloud import Sql
 
-from flowloom.kernel.errors import Misconfigured, Rejected
+from flowloom.kernel.clock import ManualClock
+from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
 from flowloom.model.codec import encode
 from flowloom.model.keys import key_of
 from flowloom.model.records import PortStatus
 from flowloom.neutron.control import ControlSocket
 from flowloom.neutron.reports import Reports
 from flowloom.neutron.status import BoundPort, decide
+from flowloom.northbound.bus import Bus
 from flowloom.northbound.store import Write
 from flowloom.testing.fake_store import MemoryDatabase
 
@@ -115,11 +117,30 @@ def test_a_control_socket_answers_each_line_and_survives_nonsense(tmp_path: Path
             {"error": "bad: no"},
             {"you": {"a": 1}},
         ]
-        with pytest.raises(Misconfigured, match="another process"):
-            ControlSocket(str(path), answer)
     finally:
         control.close()
     assert not path.exists()
+
+
+def test_of_several_recovery_processes_one_answers_at_the_shared_path_and_another_takes_it_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = ControlSocket(str(path), lambda question: {"i am": "first"})
+    second = ControlSocket(str(path), lambda question: {"i am": "second"})
+    try:
+        assert ask(path, b"{}\n") == [{"i am": "first"}]
+        assert second.path != str(path) and ask(Path(second.path), b"{}\n") == [{"i am": "second"}]
+        assert first.claim() and not second.claim()
+        first.close()
+        assert second.claim() and second.path == str(path)
+        assert ask(path, b"{}\n") == [{"i am": "second"}]
+        assert [each.name for each in tmp_path.iterdir() if each.is_socket()] == ["s"]
+    finally:
+        second.close()
+
+
+def test_a_control_socket_that_cannot_be_made_is_misconfigured(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"cannot lock .*nowhere"):
+        ControlSocket(str(tmp_path / "nowhere" / "s"), lambda question: {})
 
 
 def test_a_control_socket_takes_the_place_of_a_dead_process(tmp_path: Path) -> None:
@@ -164,3 +185,55 @@ def test_a_port_that_changes_while_it_is_confirmed_does_not_become_active(sql: S
         assert compare_and_set(connection, replace(read, version=2), 2)
         (again,) = bound_ports(connection, {"port-1"})
     assert again.confirmed_version == 2
+
+
+def test_a_chassis_is_silent_from_when_somebody_listens_without_a_gap(sql: Sql) -> None:
+    from flowloom.neutron.nodes import Hearing
+    from flowloom.testing.fake_bus import MemoryBus
+
+    clock = ManualClock()
+    bus = MemoryBus(clock)
+    agent = bus.open().publisher("h1")
+    opened: list[Bus] = []
+
+    def open_bus() -> Bus:
+        if clock.monotonic() < 5:
+            raise Unavailable("the bus is away")
+        opened.append(bus.open())
+        return opened[-1]
+
+    hearing = Hearing(sql, open_bus, clock)
+
+    def pass_time(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.advance(1.0)
+            bus.beat()
+
+    assert hearing.silent_seconds("h1") == 0.0, "nobody listens"
+    pass_time(5)
+    assert hearing.silent_seconds("h1") == 0.0, "listening begins"
+    pass_time(20)
+    assert hearing.silent_seconds("h1") <= 1.0 and hearing.silent_seconds("h2") == 20.0
+    agent.close()
+    pass_time(10)
+    assert 10.0 <= hearing.silent_seconds("h1") <= 11.0
+    bus.break_connections()
+    pass_time(3)
+    assert hearing.silent_seconds("h1") == hearing.silent_seconds("h2") == 3.0, "what was said meanwhile nobody heard"
+    hearing.close()
+
+
+def test_hosts_of_ports_are_bound(sql: Sql) -> None:
+    from neutron_objects import binding, network, port
+    from sqlalchemy import orm
+
+    from flowloom.neutron.nodes import Hearing
+
+    hearing = Hearing(sql, lambda: None, ManualClock())
+    assert hearing.bound_hosts() == set() and hearing.silent_seconds("h1") == 0.0, "without a bus nobody is silent"
+    with orm.Session(sql.writing) as session, session.begin():
+        network(session)
+        port(session)
+        binding(session, "h1")
+    assert hearing.bound_hosts() == {"h1"}
+    hearing.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ KEYS = tuple(f"{scope}port/{name}" for scope in SCOPES for name in "ab")
 class World:
     """A store, publishers, a bus and a store link that the test disturbs, and one follower with its values."""
 
-    def __init__(self, prefixes: tuple[str, ...] = ("/lab/",), **options: float | str) -> None:
+    def __init__(self, prefixes: tuple[str, ...] = ("/lab/",), **options: Any) -> None:
         self.now = 100.0
         self.database = MemoryDatabase(Random(1))
         self.store = self.database.open()
@@ -34,7 +35,7 @@ class World:
         self.answers: list[Answer] = []
         self.values: dict[str, Entry] = {}
         self.own_alive = True
-        self.follower = Follower(prefixes, Random(2), FollowerSettings(**options))  # type: ignore[arg-type]
+        self.follower = Follower(prefixes, Random(2), FollowerSettings(**options))
         self.requests: list[Request] = []
         self.take(self.follower.start(self.now))
 
@@ -105,7 +106,7 @@ class World:
         self.requests = []
 
 
-def synced(**options: float | str) -> World:
+def synced(**options: Any) -> World:
     world = World(**options)
     for key in KEYS:
         world.write(key, False, 0)
@@ -324,6 +325,35 @@ def test_a_wiped_store_may_be_refilled_slowly_within_the_grace_time() -> None:
     world.settle(60.0)  # The last one never came back: now it is taken for deleted.
     assert world.values == world.held()
     assert len(world.values) == len(before) - 1
+
+
+def test_a_store_that_is_refilled_for_longer_than_the_grace_time_loses_nothing() -> None:
+    world = synced(refresh_seconds=1e9, grace_seconds=20.0)
+    before = dict(world.values)
+    world.database.wipe()
+    world.take(world.follower.receive(Gone("reconnected"), world.now))
+    for write in list(world.truth.values())[:-1]:
+        world.settle(15.0)  # Five times that is more than the grace time, but something has come back within it.
+        assert world.values == before
+        world.store.apply([write])
+    world.settle(60.0)
+    assert world.values == world.held()
+    assert len(world.values) == len(before) - 1
+
+
+def test_what_nodes_write_by_themselves_does_not_make_a_wiped_store_a_filled_one() -> None:
+    world = synced(refresh_seconds=10.0, grace_seconds=20.0, nodes_kinds=frozenset({"chassis"}))
+    before = dict(world.values)
+    world.database.wipe()
+    chassis = Write("/lab/-/h7/chassis/h7", 1, b"x")
+    world.store.apply([chassis])
+    world.settle(100.0)
+    assert {key: world.values[key] for key in before} == before
+    assert world.follower.suspect_empty
+    world.store.apply([Write(KEYS[0], 9, b"x")])
+    world.settle(60.0)
+    assert not world.follower.suspect_empty
+    assert world.values == world.held()
 
 
 def test_an_object_that_vanished_from_the_same_store_is_deleted() -> None:

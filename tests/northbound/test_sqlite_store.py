@@ -227,3 +227,61 @@ def test_a_store_opened_before_a_fork_refuses_to_work_in_the_child(bench: Sqlite
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert store.get(["/a"]) == [None]
+
+
+@pytest.fixture
+def by_hand(bench: SqliteBench):  # type: ignore[no-untyped-def]
+    """What an operator types into SQLite's own client."""
+
+    def execute(*statements: str) -> None:
+        connection = sqlite3.connect(bench.directory / "northbound.sqlite")
+        with connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+
+    return execute
+
+
+def test_what_somebody_changes_by_hand_is_seen_by_every_watch(bench: SqliteBench, by_hand) -> None:  # type: ignore[no-untyped-def]
+    store = bench.open_store()
+    store.apply([Write("/a", 5, b"five"), Write("/b", 5, b"five")])
+    watch = store.watch("/", store.read("/").cursor)
+    by_hand("UPDATE object SET value = 'other' WHERE key = '/a'", "UPDATE object SET version = 3 WHERE key = '/b'")
+    assert list(watch.next(5.0).entries) == [Entry("/a", 5, b"other"), Entry("/b", 3, b"five")]
+    by_hand("INSERT INTO object VALUES ('/c', 7, 'new')", "REPLACE INTO object VALUES ('/a', 'nine', NULL)")
+    assert list(watch.next(5.0).entries) == [Entry("/c", 7, b"new"), Entry("/a", 0, None)]
+    assert store.apply([Write("/a", 1, b"again")])[0].applied
+
+
+@pytest.mark.parametrize(
+    "hand",
+    ["DELETE FROM object WHERE key = '/a'", "DELETE FROM object", "UPDATE object SET key = '/z' WHERE key = '/a'"],
+)
+def test_a_key_that_a_hand_took_away_makes_followers_start_over(bench: SqliteBench, by_hand, hand: str) -> None:  # type: ignore[no-untyped-def]
+    store = bench.open_store()
+    store.apply([Write("/a", 5, b"five"), Write("/b", 5, b"five")])
+    watch = store.watch("/", store.read("/").cursor)
+    by_hand(hand)
+    with pytest.raises(StartOver):
+        watch.next(5.0)
+    listing = store.read("/")
+    assert "/a" not in {entry.key for entry in listing.entries}
+    again = store.watch("/", listing.cursor)
+    store.apply([Write("/a", 1, b"one")])
+    assert list(again.next(5.0).entries) == [Entry("/a", 1, b"one")]
+
+
+def test_a_file_of_the_first_release_is_upgraded_in_place_and_keeps_its_history(bench: SqliteBench, by_hand) -> None:  # type: ignore[no-untyped-def]
+    store = bench.open_store()
+    store.apply([Write("/a", 5, b"five")])
+    cursor = store.read("/").cursor
+    store.close()
+    triggers = ("object_inserted", "object_updated", "object_deleted", "object_renamed")
+    by_hand(*(f"DROP TRIGGER {name}" for name in triggers), "PRAGMA user_version = 1")
+    by_hand("REPLACE INTO object VALUES ('/b', 1, x'31')", "INSERT INTO change (key) VALUES ('/b')")
+    upgraded = bench.open_store()
+    assert [entry.key for entry in upgraded.read("/").entries] == ["/a", "/b"]
+    watch = upgraded.watch("/", cursor)
+    by_hand("UPDATE object SET value = x'36' WHERE key = '/a'")
+    assert set(watch.next(5.0).entries) == {Entry("/a", 5, b"6"), Entry("/b", 1, b"1")}

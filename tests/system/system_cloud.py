@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openstack.network.v2._proxy import Proxy
 from openstack.network.v2.port import Port as NeutronPort
 
@@ -135,8 +136,28 @@ class Cloud:
             lines.append(f"{vm.name}: {self.lab.exec(vm.name, ['ip', 'neigh']).stdout}")
             lines.append(self.lab.exec(vm.name, ["ip", "-s", "address"]).stdout)
         for host in sorted({source.host, target.host}):
-            lines.append(f"{host}: {lab_host.appctl(self.lab.layout.host(int(host[1:])), 'dpctl/dump-flows', '-m')}")
+            at = self.lab.layout.host(int(host[1:]))
+            lines.append(f"{host}: {lab_host.appctl(at, 'dpctl/dump-flows', '-m')}")
+            lines += self.lab.flows(host)
+        for vm, other in ((source, target), (target, source)):
+            flow = f"in_port={self.lab.vm(vm.name).interface},icmp,dl_src={vm.mac},dl_dst={other.mac}"
+            flow += f",nw_src={vm.ip},nw_dst={other.ip},nw_ttl=64"
+            lines.append(lab_host.appctl(self.lab.layout.host(int(vm.host[1:])), "ofproto/trace", "br-int", flow))
         return "\n".join(lines)
+
+    def await_well(self) -> None:
+        """Wait until `flowloom status` finds nothing undone; the test fails with what it says otherwise."""
+        if not until(lambda: self.flowloom("status").returncode == 0, PATIENCE_SECONDS):
+            pytest.fail(f"after {PATIENCE_SECONDS:g} s still not well:\n{self.flowloom('status').stdout}")
+
+    def forget_megaflows(self) -> None:
+        """Empty the datapaths' caches; what OpenFlow says is translated anew.
+
+        Open vSwitch 3.1's userspace datapath can keep a cached drop although its own translation has become a forward,
+        for as long as packets hit it (`ofproto/trace` forwards, `dpctl/dump-flows` drops; see the README's limits).
+        """
+        for host in self.hosts:
+            lab_host.appctl(self.lab.layout.host(int(host[1:])), "revalidator/purge")
 
     def who(self, source: Vm, number: int, *addresses: str) -> list[tuple[str, str]]:
         """(address, name) of every answer to one datagram to each address, `number` of them being expected; see who.py."""

@@ -271,6 +271,7 @@ def test_port_that_is_switched_off_neither_sends_nor_receives_and_comes_back(clo
         fence(cloud, far, seen, [near])
         assert [name for name, capture in seen.items() if count(capture, b"OFF")] == []
         assert count(seen[subject.name], b"fence") == 0
+    cloud.forget_megaflows()
     neutron.update_port(subject.port_id, admin_state_up=True)
     cloud.await_active(subject)
     cloud.await_reach(far, subject)

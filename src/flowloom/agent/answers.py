@@ -6,11 +6,18 @@ Long answers are generators: each step is short, so the loop goes on with its wo
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
+
 from flowloom.agent.core import AgentCore
-from flowloom.model.codec import to_builtins
-from flowloom.model.records import NORTHBOUND, Interface, Port, Record
+from flowloom.agent.inlet import READ
+from flowloom.consistency.marks import mark
+from flowloom.kernel.errors import Rejected
+from flowloom.model.codec import encode, to_builtins
+from flowloom.model.keys import parse_key
+from flowloom.model.records import Port
 from flowloom.openflow import facts
 
 Json = dict[str, Any]
@@ -18,6 +25,11 @@ Slices = Generator[None, None, Json]
 
 _FLOWS_A_SLICE: Final = 50
 _RECORDS_A_SLICE: Final = 500
+_MARKS_A_SLICE: Final = 50
+PAGE_MAX: Final = 2000
+"""Records in one page of marks: about 20 ms of work, cut in slices, and 200 kB."""
+
+RELEASE: Final = version("flowloom")
 _DIFFERENCES_MAX: Final = 1000
 
 
@@ -41,9 +53,13 @@ def status(core: AgentCore, now: float) -> Json:
         "ports": {"local": len(core.ports.ids()), "waiting": core.ports.waiting},
         "own_records_undone": core.own.undone,
         "own_records_contested": core.own.contests,
+        "contested_seconds": None if core.own.contested_at is None else now - core.own.contested_at,
         "audits": installing.audits,
         "drift_repaired": installing.drift_repaired,
+        "installs": installing.installs,
+        "refusals": installing.refusals,
         "records": {
+            "held": core.follower.values,
             "bad": core.inlet.bad_count,
             "comparisons": core.follower.comparisons,
             "epoch": core.follower.epoch,
@@ -103,13 +119,75 @@ def port(core: AgentCore, port_id: str) -> Json:
 def records(core: AgentCore) -> Slices:
     """Every record of the replica, as JSON has it."""
     out: list[Json] = []
-    kinds: tuple[type[Record], ...] = (*NORTHBOUND, Interface)
-    for kind in kinds:
+    for kind in READ.values():
         for n, record in enumerate(list(core.compiler.records(kind)), 1):
             out.append(to_builtins(record))
             if not n % _RECORDS_A_SLICE:
                 yield
     return {"records": out}
+
+
+def marks(core: AgentCore, question: Mapping[str, Any]) -> Slices:
+    """A page of what this node holds of the store, each record in one number: see `consistency.marks`.
+
+    `keys`: of these alone; else `prefix`, `after`, `limit`: the next ones in order, beyond `after`.
+    -> entries: [key, version, mark]; version 0: a record of the store that nothing was made of here (unreadable:
+    then `bad` says why; or on its way).  A kind that nothing here reads is held by version alone: mark 0.
+    Statuses of other chassis are passed over: nobody here reads them.
+    -> next: where the next page begins ("": this was the last).  release: whose way of encoding the marks are made of.
+    Rejected when the question is not of this form.
+    """
+    try:
+        page = msgspec.convert(question, _Page)
+    except msgspec.ValidationError as error:
+        raise Rejected("records", str(error)) from error
+    return _marks(core, page)
+
+
+class _Page(msgspec.Struct):
+    keys: list[str] | None = None
+    prefix: str = ""
+    after: str = ""
+    limit: int = PAGE_MAX
+
+
+def _marks(core: AgentCore, page: _Page) -> Slices:
+    limit = max(1, min(page.limit, PAGE_MAX))
+    following = ""
+    if page.keys is not None:
+        keys = [key for key in page.keys[:PAGE_MAX] if core.follower.holds(key)]
+    else:
+        keys = core.follower.keys(page.prefix, page.after, limit)
+        following = keys[-1] if len(keys) == limit else ""
+    yield
+    entries: list[tuple[str, int, int]] = []
+    for n, key in enumerate(keys, 1):
+        if not core.inlet.passes_over(key):
+            entries.append((key, *_mark(core, key)))
+        if not n % _MARKS_A_SLICE:
+            yield
+    return {
+        "entries": entries,
+        "next": following,
+        "bad": {key: core.inlet.bad[key] for key, _, _ in entries if key in core.inlet.bad},
+        "prefixes": core.follower.prefixes,
+        "chassis": core.settings.chassis,
+        "in_sync": core.follower.in_sync,
+        "waiting_for": _waiting_for(core),
+        "release": RELEASE,
+    }
+
+
+def _mark(core: AgentCore, key: str) -> tuple[int, int]:
+    """Version and mark of what is made of the entry at `key`."""
+    try:
+        parts = parse_key(key)
+    except Rejected:
+        return 0, 0  # Not a key of ours: nothing is made of it, and `bad` names it.
+    if parts.kind not in READ:
+        return core.follower.holds(key), 0
+    record = core.record(parts.kind, parts.id, key)
+    return (0, 0) if record is None else (record.version, mark(key, record.version, encode(record)))
 
 
 def flows(core: AgentCore) -> Slices:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from flowloom import metrics
 from flowloom.kernel.errors import Misconfigured
 
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
@@ -62,6 +63,7 @@ class AgentSettings:
     deployment: first part of every key.  chassis: this node's id, Neutron's host name of it.
     store, bus: URLs; bus "": follow the store's own change feed.  control: path of the unix socket for the CLI.
     audit_seconds: between two comparisons of the whole switch with what it should hold.
+    metrics: loopback address and port for Prometheus, such as 127.0.0.1:9750; "": none.
     """
 
     deployment: str
@@ -71,6 +73,7 @@ class AgentSettings:
     bus: str = ""
     control: str = "/run/flowloom/agent.sock"
     audit_seconds: float = 60.0
+    metrics: str = ""
     openvswitch: OpenvswitchSettings = OpenvswitchSettings()
     dhcp: DhcpSettings = DhcpSettings()
 
@@ -133,6 +136,7 @@ def _check(settings: AgentSettings) -> None:
         if (url or setting == "store") and "://" not in url and ":" not in url:
             raise Misconfigured(setting, f"{url!r} is not a URL")
     _check_socket_path("control", settings.control)
+    metrics.address("metrics", settings.metrics)
     _check_tunnel(settings.tunnel)
     _check_openvswitch(settings.openvswitch)
     if not 1 <= settings.audit_seconds <= 86400:

@@ -33,7 +33,7 @@ from flowloom.agent.events import (
     Written,
 )
 from flowloom.agent.faults import Faults
-from flowloom.agent.inlet import Inlet
+from flowloom.agent.inlet import READ, Inlet
 from flowloom.agent.installing import Installing
 from flowloom.agent.own import OwnRecords
 from flowloom.agent.ports import LocalPorts
@@ -138,6 +138,7 @@ class AgentCore:
         self._stale: dict[str, None] = {}
         self._interfaces_known = False
         self._was_in_sync = False
+        self._epoch = ""
         self._former: dict[str, PortStatus | None] = {}
         self._noted: set[str] = set()
         self._former_chassis: Chassis | None = None
@@ -208,6 +209,18 @@ class AgentCore:
         """Records received and not merged, and units marked and not run; at 0 the desired facts are exact."""
         return len(self._unmerged) + self.compiler.backlog
 
+    def record(self, kind_name: str, id: str, key: str) -> Record | None:
+        """What this node holds of an object: in the replica or on its way there; of its own status records, what
+        it knows the store to hold.  None: nothing."""
+        kind = READ.get(kind_name)
+        if kind is None:
+            return None
+        if kind is PortStatus:
+            return self.own.holds(key)
+        if (kind, id) in self._unmerged:
+            return self._unmerged[kind, id]
+        return self.compiler.get(kind, id)
+
     @property
     def primed(self) -> bool:
         """The cold start is behind: everything known was compiled once."""
@@ -244,6 +257,13 @@ class AgentCore:
                 self._found_chassis(record)  # type: ignore[arg-type]
             self._unmerged[kind, id] = record
         effects: list[Effect] = list(step.requests)
+        if self.follower.epoch != self._epoch:
+            if self._epoch:
+                # Wiped or restored: what this node alone can write, nobody else brings back; its number may be free.
+                self.own.doubt_all()
+                self._claimed = False
+                effects.append(Log("warning", "records: the store is another one; writing the own records again"))
+            self._epoch = self.follower.epoch
         if self.follower.in_sync != self._was_in_sync:
             self._was_in_sync = self.follower.in_sync
             text = (

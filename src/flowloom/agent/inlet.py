@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from flowloom.compiler.schema import KINDS
 from flowloom.model.keys import NO_PROJECT, scope_prefix
-from flowloom.model.records import PortStatus
+from flowloom.model.records import PortStatus, Record
 from flowloom.northbound.store import Entry
 from flowloom.northbound.topology import Change, entries_to_changes
 
 BAD_MAX: Final = 1000
 """Unreadable records that are remembered by name; all of them are counted."""
+
+READ: Final[dict[str, type[Record]]] = {kind.type.kind: kind.type for kind in KINDS}
+"""The kinds of record that something here reads, by name."""
 
 _STATUS: Final = f"/{PortStatus.kind}/"
 
@@ -24,13 +28,17 @@ class Inlet:
         self.bad_count = 0
         self._own = scope_prefix(deployment, NO_PROJECT, chassis)
 
+    def passes_over(self, key: str) -> bool:
+        """Nobody here reads what is stored at `key`: the status of a port of another chassis."""
+        return _STATUS in key and not key.startswith(self._own)
+
     def changes(self, entries: Iterable[Entry]) -> Sequence[Change]:
         """What concerns this node, in order.
 
         Port statuses of other chassis are passed over unread: nobody here asks for them, and there are as
         many as ports.  A record that became unreadable is left as it was known.
         """
-        kept = [entry for entry in entries if _STATUS not in entry.key or entry.key.startswith(self._own)]
+        kept = [entry for entry in entries if not self.passes_over(entry.key)]
         changes, unreadable = entries_to_changes(kept)
         if self.bad:
             for entry in kept:

@@ -46,6 +46,7 @@ class Installing:
     lost_at: since when there is no connection; None while there is one.  why: of its absence.
     primed: everything known was compiled once, so that sending has begun.
     drift_repaired: facts that audits found changed behind our back.
+    installs: facts brought to the switch, deletes included.  refusals: those that it did not accept.
     """
 
     def __init__(self, ledger: Ledger, random: Random, audit_seconds: float, now: float) -> None:
@@ -55,6 +56,8 @@ class Installing:
         self.why = "not connected yet"
         self.drift_repaired = 0
         self.audits = 0
+        self.installs = 0
+        self.refusals = 0
         self._ledger = ledger
         self._random = random
         self._audit_seconds = audit_seconds
@@ -148,6 +151,8 @@ class Installing:
         if event.session != self._session:
             return ()
         self._ledger.confirmed(event.ticket, event.refusals)
+        self.installs += len(event.ticket.sent) - len(event.refusals)
+        self.refusals += len(event.refusals)
         if self._covers is not None:
             self.confirmed, self._covers = self._covers, None
         return event.refusals

@@ -16,6 +16,8 @@ from random import Random
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from flowloom import metrics
+from flowloom.agent import metrics as agent_metrics
 from flowloom.agent.config import TUNNEL_PORT_FIRST, TUNNEL_TYPES, AgentSettings, load
 from flowloom.agent.control import ControlSocket
 from flowloom.agent.core import AgentCore, CoreSettings
@@ -27,9 +29,10 @@ from flowloom.apps.dhcp import DhcpSettings
 from flowloom.apps.dhcp_server import DhcpServer
 from flowloom.apps.release import AppSettings, apps
 from flowloom.apps.switching import TunnelPorts
+from flowloom.consistency.marks import NODE_KINDS
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.kernel.inbox import Inbox
-from flowloom.model.keys import deployment_prefix
+from flowloom.model.keys import NO_PROJECT, deployment_prefix, scope_prefix
 from flowloom.model.records import Chassis
 from flowloom.northbound.bus import Bus, Publisher
 from flowloom.northbound.follower import Follower, FollowerSettings
@@ -66,6 +69,7 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     loop = Loop(_core(settings, random), inbox)
     control = ControlSocket(settings.control, loop.ask)
     stack.callback(control.close)
+    _export(settings, loop, stack)
     store = LateStore(lambda: open_store(settings.store))
     stack.callback(store.close)
     bus = _bus(settings)
@@ -91,6 +95,22 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     loop.run(switch, north)
 
 
+def _export(settings: AgentSettings, loop: Loop, stack: contextlib.ExitStack) -> None:
+    """Serve numbers, where that is wanted; each scrape is a question to the loop, as an operator's is."""
+    where = metrics.address("metrics", settings.metrics)
+    if where is None:
+        return
+
+    def samples() -> metrics.Samples:
+        status = loop.ask({"ask": "status"})
+        if "error" in status:
+            raise Unavailable(status["error"])
+        return agent_metrics.samples(status)
+
+    server = metrics.serve("metrics", where, agent_metrics.PART, agent_metrics.METRICS, samples)
+    stack.callback(server.close)
+
+
 def _core(settings: AgentSettings, random: Random) -> AgentCore:
     dhcp = DhcpSettings(
         lease_seconds=settings.dhcp.lease_seconds,
@@ -99,7 +119,10 @@ def _core(settings: AgentSettings, random: Random) -> AgentCore:
     )
     tunnels = TunnelPorts(**{kind: tunnel_ofport(kind) for kind in settings.tunnel.types})
     follower = FollowerSettings(
-        own_publisher=settings.chassis if settings.bus else "", heartbeat_seconds=_heartbeat_seconds(settings.bus)
+        own_publisher=settings.chassis if settings.bus else "",
+        heartbeat_seconds=_heartbeat_seconds(settings.bus),
+        nodes_kinds=NODE_KINDS,
+        own_scope=scope_prefix(settings.deployment, NO_PROJECT, settings.chassis),
     )
     return AgentCore(
         CoreSettings(

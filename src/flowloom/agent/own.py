@@ -28,6 +28,7 @@ class OwnRecords:
     that the store turns out to hold.
     contests: how often somebody else wrote over what this life had written: two agents of one name.  They
     do not stop, so each waits longer from time to time before it answers.
+    contested_at: when that was last answered, on the clock of `due`; None: never.
     """
 
     def __init__(self, first_version: int, random: Random) -> None:
@@ -41,6 +42,7 @@ class OwnRecords:
         self._backoff = Backoff(random)
         self._not_before = 0.0
         self.contests = 0
+        self.contested_at: float | None = None
         self._written: set[str] = set()
         self._contested = False
         self._contest_backoff = Backoff(random)
@@ -71,6 +73,17 @@ class OwnRecords:
             self._held[key] = None
             self._compare(key)
 
+    def holds(self, key: str) -> Record | None:
+        """What `key` is known to hold in the store, with its version; None: nothing, or it is not known."""
+        record = self._held.get(key)
+        return None if record is None or key in self._unsure else replace(record, version=self._held_version[key])
+
+    def doubt_all(self) -> None:
+        """The store may be another one: everything is due again, above what it held."""
+        for key in self._wanted:
+            if key not in self._under_way:
+                self._doubt(key)
+
     def wants(self, key: str) -> bool:
         """Whether `key` should hold something."""
         return key in self._wanted
@@ -84,6 +97,7 @@ class OwnRecords:
         """What to write now; empty while a call is under way, while backing off, or when all is well."""
         if self._contested:
             self._contested = False
+            self.contested_at = now
             self._not_before = max(self._not_before, now + self._contest_backoff.next_delay())
         if self._under_way or not self._differing or now < self._not_before:
             return []

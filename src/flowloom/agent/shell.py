@@ -20,6 +20,7 @@ from flowloom.agent.events import ClaimKey, Log, OpenSwitch, PacketOut, ReadSwit
 from flowloom.agent.northside import StoreThreads
 from flowloom.agent.packets import PacketQueues
 from flowloom.agent.switchside import SwitchThread
+from flowloom.kernel.errors import Rejected
 from flowloom.kernel.inbox import Inbox
 from flowloom.northbound.requests import CompareVersions, GetKeys, ReadPrefix
 from flowloom.southbound.switch import PacketIn
@@ -173,12 +174,22 @@ class Loop:
             ask.reply(answers.port(self.core, str(ask.question.get("id", ""))))
         elif question == "flows":
             self._slices.append((answers.flows(self.core), ask.reply))
+        elif question == "records" and ("limit" in ask.question or "keys" in ask.question):
+            self._marks(ask)
         elif question == "records":
             self._slices.append((answers.records(self.core), ask.reply))
         elif question == "check":
             self._check(ask.reply)
         else:
             ask.reply({"error": f"unknown question {question!r}; known: status, flows, check, port, records"})
+
+    def _marks(self, ask: Ask) -> None:
+        try:
+            making = answers.marks(self.core, ask.question)
+        except Rejected as error:
+            ask.reply({"error": str(error)})
+        else:
+            self._slices.append((making, ask.reply))
 
     def _check(self, reply: Callable[[Json], None]) -> None:
         def compare(held: Mapping[bytes, bytes] | None) -> None:

@@ -57,15 +57,146 @@ class AgentStatus(msgspec.Struct, frozen=True):
     store: Link = Link()
     bus: Link | None = None
     switch: SwitchLink = SwitchLink()
+    own_records_contested: int = 0
+    contested_seconds: float | None = None
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A recovery process.  shards: how many parts of all objects it looks after.  seconds_left: of its lease."""
+
+    owner: str = ""
+    shards: int = 0
+    leader: bool = False
+    seconds_left: float = 0.0
 
 
 class RecoveryStatus(msgspec.Struct, frozen=True):
-    """backlog: dirty rows.  oldest_seconds: how long the oldest has been dirty.  last_error: what it met."""
+    """backlog: dirty rows.  oldest_seconds: how long the oldest has been dirty.  last_error: what it met.
+
+    members: of all recovery processes, as this one sees them.  shards: its own.  unknown: rows of kinds that this
+    release does not know, left alone.  guards: repairs that wait for somebody's word.  drift: what its last round
+    of comparison found, by kind.
+    """
 
     backlog: int = 0
     oldest_seconds: float | None = None
     last_error: str = ""
     store: Link = Link()
+    members: tuple[Member, ...] = ()
+    shards: tuple[int, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+    guards: int = 0
+    drift: dict[str, int] = {}
+
+
+class Unequal(msgspec.Struct, frozen=True):
+    """An object on which Neutron and the store do not agree.  Versions: -1 where there is none.
+
+    kind: of the difference.  object: kind and id.  comparison: which comparison found it.  left: why it stays; "".
+    """
+
+    kind: str = ""
+    object: tuple[str, str] = ("", "")
+    project: str = ""
+    key: str = ""
+    neutron_version: int = -1
+    store_version: int = -1
+    comparison: str = ""
+    left: str = ""
+
+
+class NeutronDrift(msgspec.Struct, frozen=True):
+    """Neutron against the store, compared now.  complete: False when not all could be read; then `why`.
+
+    objects: compared.  dirty: rows whose change is on its way, not counted as differences.  differences: a sample.
+    """
+
+    complete: bool = False
+    why: str = ""
+    objects: int = 0
+    dirty: int = 0
+    counts: dict[str, int] = {}
+    differences: tuple[Unequal, ...] = ()
+    seconds: float = 0.0
+
+
+class JobStarted(msgspec.Struct, frozen=True):
+    """A repair or rebuild that was begun."""
+
+    job: str = ""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Where a repair or rebuild stands.  done, total: objects; total 0: not known yet.
+
+    found: by kind of difference.  repaired: by this job.  equal: repaired by somebody else, before it came to them.
+    guard: of what is held.  sample: of what was found.
+    """
+
+    state: str = ""
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    found: dict[str, int] = {}
+    repaired: int = 0
+    equal: int = 0
+    guard: str = ""
+    why: str = ""
+    sample: tuple[Unequal, ...] = ()
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """One repair, or one that was not made; see `consistency.table.AuditEntry`."""
+
+    at: float = 0.0
+    kind: str = ""
+    ref: tuple[str, str] = ("", "")
+    project_id: str = ""
+    comparison: str = ""
+    neutron_version: int = -1
+    store_version: int = -1
+    version: int = -1
+    done: str = ""
+    verified: str = ""
+    by: str = ""
+    guard: str = ""
+
+
+class Audits(msgspec.Struct, frozen=True):
+    """The newest first."""
+
+    entries: tuple[Audit, ...] = ()
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """A repair that was held; see `consistency.table.GuardEntry`."""
+
+    id: str = ""
+    at: float = 0.0
+    by: str = ""
+    found: dict[str, int] = {}
+    of_objects: int = 0
+    sample: tuple[str, ...] = ()
+    approved_by: str = ""
+
+
+class Guards(msgspec.Struct, frozen=True):
+    """The newest first."""
+
+    guards: tuple[Guard, ...] = ()
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """A page of what an agent holds: see `agent.answers.marks`."""
+
+    entries: tuple[tuple[str, int, int], ...] = ()
+    next: str = ""
+    bad: dict[str, str] = {}
+    prefixes: tuple[str, ...] = ()
+    chassis: str = ""
+    in_sync: bool = False
+    waiting_for: str = ""
+    release: str = ""
 
 
 class Cause(msgspec.Struct, frozen=True):

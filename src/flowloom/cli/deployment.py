@@ -9,7 +9,7 @@
     [neutron]                                       # may be left out where there is none
     database = "sqlite+immediate:////run/flowloom-lab/neutron.sqlite"
     api = "http://127.0.0.1:9696"
-    recovery = "/run/flowloom-lab/recovery.sock"
+    recovery = "/run/flowloom-lab/recovery.sock"    # of several processes: ["/path", "/path"]
 
     [agents]                                        # host = control socket of its agent
     h1 = "/run/flowloom-lab/h1/agent.sock"
@@ -34,12 +34,17 @@ LAB_FILE = Path("/run/flowloom-lab/flowloom.toml")
 class NeutronSide:
     """Where Neutron is; "" for what this machine does not know.
 
-    database: SQLAlchemy URL.  api: HTTP URL.  recovery: path of the control socket.
+    database: SQLAlchemy URL.  api: HTTP URL.  recoveries: paths of the control sockets of the recovery processes.
     """
 
     database: str = ""
     api: str = ""
-    recovery: str = ""
+    recoveries: tuple[str, ...] = ()
+
+    @property
+    def recovery(self) -> str:
+        """The first of them; "" when there is none."""
+        return self.recoveries[0] if self.recoveries else ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ def load(file: Path, setting: str) -> Deployment:
         store=reader.text(table, "store"),
         bus=reader.text(table, "bus", default=""),
         neutron=NeutronSide(
-            **{key: reader.text(neutron, key, "neutron.", default="") for key in ("database", "api", "recovery")}
+            database=reader.text(neutron, "database", "neutron.", default=""),
+            api=reader.text(neutron, "api", "neutron.", default=""),
+            recoveries=reader.texts(neutron, "recovery", "neutron."),
         ),
         agents={host: reader.text(agents, host, "agents.") for host in agents},
     )
@@ -130,3 +137,13 @@ class _Reader:
         if not isinstance(value, str) or (default is None and not value):
             raise Misconfigured(prefix + key, f"in {self.file} must be a text in quotes, not {value!r}")
         return value
+
+    def texts(self, table: Mapping[str, object], key: str, prefix: str = "") -> tuple[str, ...]:
+        """A text, or a list of texts; () when there is none, or an empty one."""
+        value = table.get(key, "")
+        items = value if isinstance(value, list) else [value] if value != "" else []
+        if not all(isinstance(item, str) and item for item in items):
+            raise Misconfigured(
+                prefix + key, f"in {self.file} must be a text in quotes, or a list of such, not {value!r}"
+            )
+        return tuple(items)

@@ -27,6 +27,8 @@ MISUSED = 2
 NO_ANSWER = 3
 NO_SUCH = 4
 
+LIMIT_MAX = 1000
+
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """Where a side adds its own sub-command: `parser.set_defaults(run=f)` with `f(namespace) -> exit code`."""
 
@@ -89,7 +91,34 @@ def _people(commands: Parsers) -> None:
     compile.add_argument("--check", action="store_true", required=True, help="compare only; change nothing")
     compile.add_argument("--host", help="of this host alone")
 
+    _consistency(commands)
+
     _asks(commands, "version", "this release", _version)
+
+
+def _consistency(commands: Parsers) -> None:
+    """The commands that compare the copies, and make them equal."""
+    drift = _asks(commands, "drift", "compare Neutron, store, agents and switches now, layer by layer", _drift)
+    drift.add_argument(
+        "--limit", type=_limit, default=20, metavar="N", help="differences to show of each layer (default 20)"
+    )
+
+    repair = _asks(commands, "repair", "make the store what Neutron says, online", _repair)
+    repair.add_argument("--dry-run", action="store_true", help="say what would be repaired; change nothing")
+    repair.add_argument("--project", metavar="P", help="of this project alone")
+    repair.add_argument("--object", metavar="ID", help="this object alone, by its id")
+    repair.add_argument("--approve", metavar="GUARD-ID", help="let a repair pass that a guard holds")
+    repair.add_argument("--rate", type=float, metavar="N", help="at most so many objects a second")
+
+    audit = _asks(commands, "audit", "what was repaired, by whom and why", _audit)
+    audit.add_argument("--object", metavar="ID", help="of this object alone, by its id")
+    audit.add_argument("--project", metavar="P", help="of this project alone")
+    audit.add_argument("--limit", type=_limit, default=50, metavar="N", help="the newest so many (default 50)")
+    audit.add_argument("--guards", action="store_true", help="repairs that are held instead, and how to let them pass")
+
+    store = commands.add_parser("store", help="the northbound store as a whole")
+    verbs = store.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _asks(verbs, "rebuild", "bring an empty or old store up to date from Neutron, while everything runs", _rebuild)
 
 
 def _processes(commands: Parsers) -> None:
@@ -136,6 +165,14 @@ def _asks(commands: Parsers, name: str, help: str, run: Callable[[argparse.Names
     return parser
 
 
+def _limit(text: str) -> int:
+    """A number of things to show, as many as a recovery process gives at once."""
+    number = int(text)
+    if not 1 <= number <= LIMIT_MAX:
+        raise argparse.ArgumentTypeError(f"{number} is not between 1 and {LIMIT_MAX}")
+    return number
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from flowloom.cli import status
 
@@ -158,6 +195,30 @@ def _compile(arguments: argparse.Namespace) -> int:
     from flowloom.cli import flows
 
     return flows.run_check(arguments)
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from flowloom.cli import drift
+
+    return drift.run(arguments)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from flowloom.cli import repair
+
+    return repair.run(arguments)
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    from flowloom.cli import repair
+
+    return repair.run_rebuild(arguments)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from flowloom.cli import audit
+
+    return audit.run(arguments)
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:

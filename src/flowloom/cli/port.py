@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from flowloom.cli import sources
+from flowloom.cli import recovery, sources
 from flowloom.cli.answers import PortAtAgent, RecoveryStatus
 from flowloom.cli.ask import ask
 from flowloom.cli.deployment import Deployment, find
@@ -108,10 +108,10 @@ def _agent(deployment: Deployment, port_id: str, host: str) -> AtAgent | Unknown
 
 
 def _recovery(deployment: Deployment) -> Unknown | None:
-    if not deployment.neutron.recovery:
+    if not deployment.neutron.recoveries:
         return None
     try:
-        ask(deployment.neutron.recovery, {"ask": "status"}, RecoveryStatus, TIMEOUT_SECONDS)
+        recovery.put(deployment, {"ask": "status"}, RecoveryStatus, TIMEOUT_SECONDS)
     except FlowloomError as error:
         return Unknown(str(error))
     return None

@@ -86,7 +86,7 @@ def _explaining() -> Iterator[None]:
 
 def count_objects(deployment: Deployment) -> Counted:
     """How much the store holds of the deployment.  Unavailable when it does not answer."""
-    with _opened(deployment) as store:
+    with opened(deployment) as store:
         versions, cursor = store.versions(deployment_prefix(deployment.deployment))
     tombstones = sum(gone for _, gone in versions.values())
     return Counted(cursor.epoch, len(versions) - tombstones, tombstones)
@@ -98,7 +98,7 @@ def port_in_store(deployment: Deployment, port_id: str, key: str, host: str) -> 
     key: the port's, "" when nobody who knows it answers: then it is looked for under every scope.
     host: where Neutron put it; "" to take the record's word.
     """
-    with _opened(deployment) as store:
+    with opened(deployment) as store:
         key = key or _search(store, deployment.deployment, port_id)
         entry = store.get([key])[0] if key else None
         port = _port(entry)
@@ -152,7 +152,8 @@ def _report(entry: Entry | None) -> Reported | None:
 
 
 @contextmanager
-def _opened(deployment: Deployment) -> Iterator[Store]:
+def opened(deployment: Deployment) -> Iterator[Store]:
+    """The deployment's store, while it is looked at.  Unavailable when it does not answer."""
     with not_there("flowloom.stores", deployment.store):
         store = open_store(deployment.store)
     try:

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from typing import Literal
 
@@ -25,6 +26,11 @@ from flowloom.cli.deployment import Deployment, find
 from flowloom.cli.table import age, count, emit, say, table
 from flowloom.kernel.errors import FlowloomError, Misconfigured, Unavailable
 from flowloom.northbound.bus import BusEvent, Heartbeat
+
+UNKNOWN_SHOWN = 3
+
+CONTEST_SECONDS = 30.0
+"""Two agents of one name write over each other more often than this; who has heard of none for so long is alone again."""
 
 State = Literal["up", "behind", "faulty", "down", "unknown", "none"]
 GOOD: tuple[State, ...] = ("up", "none")
@@ -69,7 +75,7 @@ def gather(deployment: Deployment, timeout_seconds: float) -> list[Row]:
     probes: list[tuple[str, Callable[[], list[Row]]]] = [
         ("neutron api", lambda: _probe_api(neutron.api, deadline)),
         ("sql", lambda: _probe_sql(neutron.database)),
-        ("recovery", lambda: _probe_recovery(neutron.recovery, deadline)),
+        *((name, partial(_probe_recovery, name, path, deadline)) for name, path in names(neutron.recoveries).items()),
         ("store", lambda: _probe_store(deployment)),
         ("bus", lambda: _probe_bus(deployment, deadline)),
     ]
@@ -122,17 +128,45 @@ def rows_backlog(layer: str, rows: int, oldest_seconds: float | None, last_error
     return Row(layer, "behind", rows, oldest_seconds, note) if rows else Row(layer, "up", 0, None, "")
 
 
-def _probe_recovery(path: str, timeout_seconds: float) -> list[Row]:
+def names(recoveries: Sequence[str]) -> dict[str, str]:
+    """`recovery`, `recovery@2`, ... -> control socket; one without a socket where there is none."""
+    paths = list(recoveries) or [""]
+    return {"recovery" if n == 1 else f"recovery@{n}": path for n, path in enumerate(paths, 1)}
+
+
+def _probe_recovery(layer: str, path: str, timeout_seconds: float) -> list[Row]:
     if not path:
-        return [Row("recovery", "none", note="flowloom.toml names no [neutron] recovery")]
-    return [rows_recovery(ask(path, {"ask": "status"}, RecoveryStatus, timeout_seconds))]
+        return [Row(layer, "none", note="flowloom.toml names no [neutron] recovery")]
+    return [rows_recovery(ask(path, {"ask": "status"}, RecoveryStatus, timeout_seconds), layer)]
 
 
-def rows_recovery(status: RecoveryStatus) -> Row:
-    """The recovery process's row: its backlog is what it sees in SQL."""
-    note = "" if status.store.connected else f"the store does not answer it: {status.store.why}".rstrip(": ")
-    state: State = "behind" if note or status.backlog else "up"
-    return Row("recovery", state, status.backlog, status.oldest_seconds, note)
+def rows_recovery(status: RecoveryStatus, layer: str = "recovery") -> Row:
+    """A recovery process's row: its backlog is what it sees in SQL; what needs an operator comes first."""
+    asks = []
+    if status.guards:
+        asks.append(f"{count(status.guards, 'repair')} held: flowloom audit --guards")
+    if status.unknown:
+        named = ", ".join(" ".join(one) for one in status.unknown[:UNKNOWN_SHOWN])
+        more = f" and {len(status.unknown) - UNKNOWN_SHOWN} more" if len(status.unknown) > UNKNOWN_SHOWN else ""
+        asks.append(f"{count(len(status.unknown), 'row')} of unknown kinds left alone: {named}{more}")
+    undone = []
+    if not status.store.connected:
+        undone.append(f"the store does not answer it: {status.store.why}".rstrip(": "))
+    if found := {kind: number for kind, number in sorted(status.drift.items()) if number}:
+        undone.append("found unequal: " + ", ".join(f"{number} {kind}" for kind, number in found.items()))
+    state: State = "faulty" if asks else "behind" if undone or status.backlog else "up"
+    note = "; ".join([*asks, *undone, *_shares(status)])
+    return Row(layer, state, status.backlog, status.oldest_seconds, note)
+
+
+def _shares(status: RecoveryStatus) -> list[str]:
+    """Who looks after how much, where there is more than one."""
+    living = [member for member in status.members if member.seconds_left >= 0]
+    if not living:
+        return []
+    leader = next((member.owner for member in living if member.leader), "none")
+    own = f"{len(status.shards)} of {sum(member.shards for member in living)} shards"
+    return [f"{own}; {count(len(living), 'member')}, leader {leader}"]
 
 
 def _probe_store(deployment: Deployment) -> list[Row]:
@@ -190,6 +224,8 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
     if status.bus is not None and not status.bus.connected:
         notes.append(f"bus does not answer: {status.bus.why}".rstrip(": "))
     notes += [count(number, what) for what, number in faults.items() if number]
+    if faults["contest"]:
+        notes.append(f"another agent writes the records of chassis {status.chassis}: stop one, or name it anew")
     if undone:
         notes.append(f"{count(status.backlog, 'rule')} to run, {count(status.gap, 'flow')} to send")
     if not notes and status.store.contact_seconds is not None:
@@ -213,9 +249,11 @@ def rows_agent(host: str, status: AgentStatus) -> list[Row]:
 
 
 def _faults(status: AgentStatus) -> Mapping[str, int]:
-    """What needs an operator: it will not pass by waiting."""
+    """What needs an operator: it will not pass by waiting.  Written over once may have been an operator's hand."""
+    contested = status.contested_seconds is not None and status.contested_seconds < CONTEST_SECONDS
     return {
         "refused flow": len(status.refused),
         "unreadable record": len(status.bad_records),
         "failed rule": len(status.failures),
+        "contest": status.own_records_contested if contested else 0,
     }

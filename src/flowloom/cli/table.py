@@ -25,7 +25,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [[_cell(value) for value in row] for row in rows]
     lines = [list(head), *cells]
     widths = [max(min(len(line[n]), CELL_MAX) for line in lines) for n in range(len(head))]
-    right = [bool(rows) and all(_is_number(row[n]) or row[n] in (None, "") for row in rows) for n in range(len(head))]
+    columns = [[row[n] for row in rows if row[n] not in (None, "")] for n in range(len(head))]
+    right = [bool(column) and all(map(_is_number, column)) for column in columns]
     out = []
     for line in lines:
         shown = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True))

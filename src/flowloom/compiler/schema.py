@@ -10,7 +10,22 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from flowloom.model.records import Chassis, Interface, Network, Port, PortStatus, Record, Subnet
+from flowloom.model.records import (
+    AddressGroup,
+    Chassis,
+    FloatingIP,
+    Interface,
+    Network,
+    Port,
+    PortForwarding,
+    PortStatus,
+    QosPolicy,
+    Record,
+    Router,
+    SecurityGroup,
+    Subnet,
+    Trunk,
+)
 
 Extract = Callable[[Any], tuple[Hashable, ...]]
 
@@ -49,6 +64,13 @@ KINDS: tuple[Kind, ...] = (
     Kind(Network, {"network": _itself}),
     Kind(Subnet, {"network": _network}),
     Kind(Port, {"network": _network, "site": _site, "host": _host, "address": _address}, nested=("site",)),
+    Kind(Router, {}),
+    Kind(FloatingIP, {}),
+    Kind(PortForwarding, {}),
+    Kind(SecurityGroup, {}),
+    Kind(AddressGroup, {}),
+    Kind(QosPolicy, {}),
+    Kind(Trunk, {}),
     Kind(PortStatus, {}),
     Kind(Interface, {}),
 )

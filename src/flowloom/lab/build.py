@@ -13,7 +13,7 @@ import msgspec
 
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.lab import files, host, network, parts, processes, tools
-from flowloom.lab.layout import HOSTS_MAX, Layout
+from flowloom.lab.layout import HOSTS_MAX, RECOVERIES_MAX, Layout
 from flowloom.lab.ports import check_free, free_port
 from flowloom.lab.state import State, boot_id, load, save, write
 from flowloom.northbound.plugins import open_bus, open_store
@@ -33,6 +33,7 @@ class Request:
     bus: str | None = None
     bare: bool = False
     api_port: int = 0
+    recoveries: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,14 @@ def plan(layout: Layout, request: Request) -> State:
     """The lab to build.  Misconfigured names the option that cannot be."""
     if not 1 <= request.hosts <= HOSTS_MAX:
         raise Misconfigured("--hosts", f"{request.hosts} is not a number of hosts from 1 to {HOSTS_MAX}")
+    if not 1 <= request.recoveries <= RECOVERIES_MAX:
+        why = f"{request.recoveries} is not a number of recovery processes from 1 to {RECOVERIES_MAX}"
+        raise Misconfigured("--recoveries", why)
     if request.sql.startswith("sqlite:"):
         raise Misconfigured("--sql", "several processes write: SQLite needs the form sqlite+immediate:////path/to/file")
+    if request.sql.partition(":")[0] in ("mysql", "mariadb"):
+        why = "name the driver that is installed: mysql+pymysql://user:password@host/database?charset=utf8"
+        raise Misconfigured("--sql", why)
     return State(
         phase="building",
         boot=boot_id(),
@@ -64,6 +71,7 @@ def plan(layout: Layout, request: Request) -> State:
         own_store=not request.store and not request.bare,
         own_bus=request.bus is None and not request.bare,
         api_port=0 if request.bare else request.api_port,
+        recoveries=request.recoveries,
     )
 
 
@@ -87,7 +95,7 @@ def is_lab(layout: Layout) -> bool:
 
 def check_same(present: State, wanted: State, layout: Layout) -> None:
     """Misconfigured when the lab that is up is not the one that is wanted."""
-    fields = ("hosts", "bare", "sql", "store", "bus")
+    fields = ("hosts", "bare", "sql", "store", "bus", "recoveries")
     for name in fields:
         if getattr(present, name) != getattr(wanted, name):
             was = f"the lab in {layout.dir} is up with {name} {getattr(present, name)!r}"
@@ -101,7 +109,8 @@ def build(layout: Layout, wanted: State, log: Log) -> None:
     for directory in (layout.store_dir, layout.bus_dir, layout.neutron_dir, layout.dir / "vms"):
         directory.mkdir(exist_ok=True)
     if not wanted.bare:
-        wanted = msgspec.structs.replace(wanted, api_port=_port(wanted.api_port))
+        metrics_port = free_port(parts.metrics_ports(wanted.recoveries))
+        wanted = msgspec.structs.replace(wanted, api_port=_port(wanted.api_port), metrics_port=metrics_port)
         save(layout, wanted)
         _check_servers(wanted, log)
     with ThreadPoolExecutor(HOSTS_AT_ONCE + 1) as pool:
@@ -182,7 +191,8 @@ def _control_plane(layout: Layout, wanted: State, log: Log, await_schema: Callab
     for agent in agents:
         parts.launch(agent, layout)
     await_schema()
-    neutron = [parts.api(layout, wanted), parts.recovery(layout, wanted)]
+    recoveries = [parts.recovery(layout, wanted, number) for number in range(1, wanted.recoveries + 1)]
+    neutron = [parts.api(layout, wanted), *recoveries]
     for part in neutron:
         parts.launch(part, layout)
     for part in (*agents, *neutron):

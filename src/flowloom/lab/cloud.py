@@ -53,14 +53,16 @@ class Lab:
         bus: str | None = None,
         bare: bool = False,
         api_port: int = 0,
+        recoveries: int = 1,
         progress: Callable[[str], None] = lambda line: None,
     ) -> bool:
         """Build the cloud; False when it is up already.  What was built goes away again when it fails.
 
         sql, store, bus: URLs of servers that somebody else runs; "" and None: the lab's own.  bus "": no bus.
-        bare: hosts, switches and VMs only.  api_port: 0 for any free one.  progress: called with one line a step.
+        bare: hosts, switches and VMs only.  api_port: 0 for any free one.  recoveries: how many recovery processes.
+        progress: called with one line a step.
         """
-        wanted = build.plan(self.layout, build.Request(hosts, sql, store, bus, bare, api_port))
+        wanted = build.plan(self.layout, build.Request(hosts, sql, store, bus, bare, api_port, recoveries))
         tools.require_lab(bare)
         build.claim(self.layout)
         with state.lock(self.layout):

@@ -24,7 +24,7 @@ OK, NOT_SO, NO_SUCH = 0, 1, 4
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Verb: TypeAlias = Callable[[Lab, argparse.Namespace], int]
 
-_WHAT = "api, recovery, bus, store, agent@h1, switch@h1, ovsdb@h1 or link@h1"
+_WHAT = "api, recovery, recovery@2, bus, store, agent@h1, switch@h1, ovsdb@h1 or link@h1"
 
 
 def register(commands: Parsers) -> None:
@@ -57,6 +57,7 @@ def _add_up(verbs: Parsers) -> None:
     up.add_argument(
         "--api-port", type=int, default=0, metavar="PORT", help="Neutron's port on 127.0.0.1 (default: a free one)"
     )
+    up.add_argument("--recoveries", type=int, default=1, metavar="N", help="recovery processes (default 1)")
     up.add_argument("--bare", action="store_true", help="hosts and switches alone: no agents, no Neutron")
 
 
@@ -95,6 +96,7 @@ def _up(lab: Lab, arguments: argparse.Namespace) -> int:
         bus=arguments.bus,
         bare=arguments.bare,
         api_port=arguments.api_port,
+        recoveries=arguments.recoveries,
         progress=lambda line: print(line, flush=True),
     )
     if not built:

@@ -1,6 +1,6 @@
 """Breaking parts of the lab on purpose, and undoing it.
 
-A part is `api`, `recovery`, `bus`, `agent@h1`, `switch@h1` or `ovsdb@h1`: a process, to be killed or paused; or `store`
+A part is `api`, `recovery` (`recovery@2`, ...), `bus`, `agent@h1`, `switch@h1` or `ovsdb@h1`: a process, to be killed or paused; or `store`
 (the embedded store's directory) or `link@h1` (a host's cable to the underlay): a thing, to be cut off.
 """
 
@@ -11,7 +11,7 @@ from typing import assert_never
 
 from flowloom.lab import host, network, parts
 from flowloom.lab.errors import LabFailed, NoSuch
-from flowloom.lab.layout import HostLayout, Layout
+from flowloom.lab.layout import HostLayout, Layout, recovery_name
 from flowloom.lab.parts import Part
 from flowloom.lab.processes import until
 from flowloom.lab.state import State
@@ -30,7 +30,8 @@ class Link:
 
 def names(state: State) -> list[str]:
     """Every part of the lab, from the top down."""
-    control = ["api", "recovery"] if not state.bare else []
+    recoveries = [recovery_name(number) for number in range(1, state.recoveries + 1)]
+    control = ["api", *recoveries] if not state.bare else []
     control += ["bus"] if state.own_bus else []
     control += ["store"] if state.own_store else []
     kinds = ("ovsdb", "switch", "link") if state.bare else ("ovsdb", "switch", "agent", "link")
@@ -41,13 +42,13 @@ def find(layout: Layout, state: State, what: str) -> Part | Store | Link:
     """The part of a name.  NoSuch when the lab has none, or does not run it itself."""
     if what not in names(state):
         raise NoSuch(f"the lab has no part {what!r}; it has {', '.join(names(state))}")
-    kind, _, host_name = what.partition("@")
-    at = layout.host(int(host_name[1:])) if host_name else layout.host(1)
+    kind, _, which = what.partition("@")
+    if kind == "recovery":
+        return parts.recovery(layout, state, int(which or 1))
+    at = layout.host(int(which[1:])) if which else layout.host(1)
     match kind:
         case "api":
             return parts.api(layout, state)
-        case "recovery":
-            return parts.recovery(layout, state)
         case "bus":
             return parts.bus(layout, state)
         case "agent":

@@ -8,6 +8,9 @@ from pathlib import Path
 from flowloom.lab.layout import CLOUD, DEPLOYMENT, HostLayout, Layout
 from flowloom.lab.state import State
 
+AGENT_METRICS = "127.0.0.1:9750"
+"""Where an agent is scraped: within its host's namespace."""
+
 
 def deployment(layout: Layout, state: State) -> str:
     """flowloom.toml: the deployment as `flowloom status` and the like see it."""
@@ -17,11 +20,22 @@ def deployment(layout: Layout, state: State) -> str:
             "[neutron]",
             _line("database", state.sql),
             _line("api", state.api_url),
-            _line("recovery", layout.recovery_socket),
+            f"recovery = {json.dumps(_recoveries(layout, state))}",
         ]
     hosts = [layout.host(number) for number in range(1, state.hosts + 1)]
     lines += ["[agents]", *(_line(host.name, host.agent_socket) for host in hosts)]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _recoveries(layout: Layout, state: State) -> str | list[str]:
+    sockets = [str(layout.recovery_socket(number)) for number in range(1, state.recoveries + 1)]
+    return sockets[0] if len(sockets) == 1 else sockets
+
+
+def recovery(layout: Layout, number: int, metrics_port: int) -> str:
+    """What a recovery process has of its own, read after neutron.conf."""
+    metrics = f"metrics = 127.0.0.1:{metrics_port}\n" if metrics_port else ""
+    return f"[flowloom]\ncontrol = {layout.recovery_socket(number)}\n{metrics}"
 
 
 def agent(host: HostLayout, state: State) -> str:
@@ -32,6 +46,7 @@ def agent(host: HostLayout, state: State) -> str:
         _line("store", state.store),
         _line("bus", state.bus),
         _line("control", host.agent_socket),
+        _line("metrics", AGENT_METRICS),
         "[tunnel]",
         _line("ip", host.tunnel_ip),
         'types = ["geneve"]',

@@ -18,6 +18,7 @@ DEPLOYMENT = "lab"
 CLOUD = "flowloom"
 
 HOSTS_MAX = 99
+RECOVERIES_MAX = 9
 UNDERLAY_MTU = 1600
 """Bytes; a VM's 1500 and a Geneve header fit."""
 
@@ -102,9 +103,13 @@ class Layout:
     def neutron_dir(self) -> Path:
         return self.dir / "neutron"
 
-    @property
-    def recovery_socket(self) -> Path:
-        return self.dir / "recovery.sock"
+    def recovery_socket(self, number: int) -> Path:
+        """The control socket of the recovery process `number`, counted from 1."""
+        return self.dir / f"{recovery_name(number)}.sock"
+
+    def recovery_file(self, number: int) -> Path:
+        """What the recovery process `number` has of its own, beside neutron.conf."""
+        return self.neutron_dir / f"{recovery_name(number)}.conf"
 
     def default_sql(self) -> str:
         """SQLAlchemy URL of the database that the lab brings along."""
@@ -203,6 +208,11 @@ class VmLayout:
     def interface(self) -> str:
         """The VM's cable as its host sees it: 15 bytes at most, unique on a machine."""
         return f"tap{hashlib.sha256(self.name.encode()).hexdigest()[:11]}"
+
+
+def recovery_name(number: int) -> str:
+    """The part's name of recovery process `number`: `recovery`, `recovery@2`, ..."""
+    return "recovery" if number == 1 else f"recovery@{number}"
 
 
 def host_number(name: str, hosts: int) -> int:

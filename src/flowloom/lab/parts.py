@@ -1,6 +1,6 @@
 """The processes of a lab, each as a value: how it is started, where it writes, when it is ready.
 
-A part's name is `bus`, `api`, `recovery`, or `ovsdb@h1`, `switch@h1`, `agent@h1`.
+A part's name is `bus`, `api`, `recovery` (a second one is `recovery@2`), or `ovsdb@h1`, `switch@h1`, `agent@h1`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from flowloom.lab import tools
+from flowloom.lab import files, tools
 from flowloom.lab.errors import LabFailed
-from flowloom.lab.layout import DEPLOYMENT, HostLayout, Layout
+from flowloom.lab.layout import DEPLOYMENT, HostLayout, Layout, recovery_name
 from flowloom.lab.network import enter
 from flowloom.lab.processes import Process, recorded, spawn, until
-from flowloom.lab.state import State
+from flowloom.lab.state import State, write
 
 API_PROCESSES = 2
 API_THREADS = 2
@@ -39,12 +39,18 @@ class Part:
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def _stem(self) -> str:
+        """The name without its host, which has a directory of its own."""
+        kind, _, which = self.name.partition("@")
+        return self.name if which.isdigit() else kind
+
+    @property
     def pid_file(self) -> Path:
-        return self.dir / f"{self.name.partition('@')[0]}.pid"
+        return self.dir / f"{self._stem}.pid"
 
     @property
     def log_file(self) -> Path:
-        return self.dir / f"{self.name.partition('@')[0]}.log"
+        return self.dir / f"{self._stem}.log"
 
     def process(self) -> Process | None:
         """The live process; None when it is down."""
@@ -150,17 +156,29 @@ def api(layout: Layout, state: State) -> Part:
     )
 
 
-def recovery(layout: Layout, state: State) -> Part:
-    """The process that finishes what Neutron's workers left undone."""
+def recovery(layout: Layout, state: State, number: int = 1) -> Part:
+    """A process that finishes what Neutron's workers left undone, and keeps the store equal to Neutron."""
     neutron = deployment(layout, state)
+    own = layout.recovery_file(number)
+    write(own, files.recovery(layout, number, metrics_port_of(state, number)))
     return Part(
-        name="recovery",
+        name=recovery_name(number),
         dir=layout.dir,
-        argv=neutron.recovery_argv,
+        argv=(*neutron.recovery_argv, "--config-file", str(own)),
         env=neutron.env,
-        ready=lambda: _answers(layout.recovery_socket),
+        ready=lambda: _answers(layout.recovery_socket(number)),
         ready_seconds=60,
     )
+
+
+def metrics_port_of(state: State, recovery: int) -> int:
+    """The first recovery process has the first port, the API's workers those above it, other recoveries the next."""
+    return state.metrics_port + (0 if recovery == 1 else API_PROCESSES + recovery - 1)
+
+
+def metrics_ports(recoveries: int) -> int:
+    """How many ports in a row Neutron's side needs for its metrics."""
+    return API_PROCESSES + recoveries
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -181,7 +199,8 @@ def deployment(layout: Layout, state: State) -> Deployment:
         "bus": state.bus,
         "api_port": state.api_port,
         "name": DEPLOYMENT,
-        "control": str(layout.recovery_socket),
+        "control": str(layout.recovery_socket(1)),
+        "metrics": f"127.0.0.1:{state.metrics_port}" if state.metrics_port else "",
         "workers": API_PROCESSES,
         "threads": API_THREADS,
     }

@@ -35,6 +35,7 @@ class State(msgspec.Struct, frozen=True):
     phase: `building` until `up` has finished.  boot: the boot of the machine it was built in.
     started: seconds since 1970.  bare: hosts and switches only, without agents and control plane.
     sql, store, bus: URLs; bus "" for none.  own_*: the lab runs it itself.
+    recoveries: how many recovery processes.  metrics_port: the first of those on which Neutron's side is scraped.
     """
 
     phase: Literal["building", "up"]
@@ -49,6 +50,8 @@ class State(msgspec.Struct, frozen=True):
     own_bus: bool
     api_port: int
     vms: dict[str, Vm] = {}
+    recoveries: int = 1
+    metrics_port: int = 0
     format: int = 1
 
     @property

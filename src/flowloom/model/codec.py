@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from flowloom.kernel.errors import Rejected
 from flowloom.model.records import NORTHBOUND, SCHEMA, Record
@@ -17,6 +18,19 @@ from flowloom.model.records import NORTHBOUND, SCHEMA, Record
 _BY_KIND: dict[str, type[Record]] = {kind.kind: kind for kind in NORTHBOUND}
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _BY_KIND.items()}
 _ENCODER = msgspec.json.Encoder()
+
+
+# msgspec leaves a field out where it holds the default *object*: `1450` out of a database is another one than ours.
+_DEFAULTS: dict[type[Record], tuple[tuple[str, object], ...]] = {
+    kind: tuple(
+        (field.name, field.default)
+        for field in msgspec.structs.fields(kind)
+        if isinstance(field.default, str | int | float | tuple)
+        and not isinstance(field.default, bool)
+        and field.default not in ("", ())  # Of these there is only one.
+    )
+    for kind in NORTHBOUND
+}
 
 
 class _Head(msgspec.Struct):
@@ -28,7 +42,11 @@ _HEAD = msgspec.json.Decoder(_Head)
 
 
 def encode(record: Record) -> bytes:
-    """The record as canonical JSON bytes: equal records give equal bytes."""
+    """The record as canonical JSON bytes: equal records give equal bytes, wherever their values come from."""
+    for name, default in _DEFAULTS.get(type(record), ()):
+        value = getattr(record, name)
+        if value is not default and value == default:
+            force_setattr(record, name, default)
     body = _ENCODER.encode(record)
     return b'{"schema":%d,"kind":"%s",' % (SCHEMA, record.kind.encode()) + body[1:]
 

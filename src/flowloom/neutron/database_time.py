@@ -24,7 +24,8 @@ def _sqlite_now(_element: Any, _compiler: Any, **_options: Any) -> str:
 @compiles(database_now, "mysql")
 @compiles(database_now, "mariadb")
 def _mysql_now(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "UNIX_TIMESTAMP(NOW(6))"
+    # From UTC: the hour that local time repeats in autumn must not count twice.
+    return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6)) / 1000000.0)"
 
 
 @compiles(database_now, "postgresql")

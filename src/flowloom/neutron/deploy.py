@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from typing import Any
 SERVICE_PLUGINS = ("tag", "revisions", "timestamp")
 EXTENSION_DRIVERS = ("port_security",)
 """Without `dns`: its API extension requires the `router` extension, which comes with routers."""
+
+UNWIRED_SERVICE_PLUGINS = ("flowloom-l3", "flowloom-port-forwarding", "trunk", "qos", "segments")
+UNWIRED_EXTENSION_DRIVERS = ("qos", "dns")
+"""What is captured though nothing wires it yet; see `announce_unwired`."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,17 @@ def write_config(
     address: str = "127.0.0.1",
     dns_domain: str = "flowloom.test.",
     strict_capture: bool = False,
+    metrics: str = "",
+    announce_unwired: bool = False,
+    service_plugins: Sequence[str] = SERVICE_PLUGINS,
+    extension_drivers: Sequence[str] = EXTENSION_DRIVERS,
 ) -> Deployment:
     """Write neutron.conf, api-paste.ini and uwsgi.ini into `directory`; repeating it writes them again.
 
     name: the deployment's (first part of the store's keys).  control: the recovery process's socket,
-    `directory/recovery.sock` unless given.
+    `directory/recovery.sock` unless given.  metrics: see the option of that name; "": none.
+    announce_unwired: see the option of that name; `service_plugins` and `extension_drivers` may then name what is in
+    `UNWIRED_SERVICE_PLUGINS` and `UNWIRED_EXTENSION_DRIVERS`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     control = control or directory / "recovery.sock"
@@ -77,14 +88,16 @@ def write_config(
             state=directory / "state",
             lock=directory / "lock",
             dns_domain=dns_domain,
-            service_plugins=",".join(SERVICE_PLUGINS),
-            extension_drivers=",".join(EXTENSION_DRIVERS),
+            service_plugins=",".join(service_plugins),
+            extension_drivers=",".join(extension_drivers),
             database=database,
             deployment=name,
             store=store,
             bus=bus,
             control=control,
             strict_capture=strict_capture,
+            announce_unwired=announce_unwired,
+            metrics=metrics,
         )
     )
     uwsgi = directory / "uwsgi.ini"
@@ -152,6 +165,8 @@ store = {store}
 bus = {bus}
 control = {control}
 strict_capture = {strict_capture}
+announce_unwired = {announce_unwired}
+metrics = {metrics}
 """
 
 _PASTE = """\

@@ -21,7 +21,9 @@ from oslo_log import log
 from flowloom.neutron import engine
 from flowloom.neutron.capture import Capture
 from flowloom.neutron.config import NETWORK_TYPES, settings
-from flowloom.neutron.sessions import NeutronSessions
+from flowloom.neutron.metrics import serve_worker, worker_samples
+from flowloom.neutron.plugged import QosDriver, TrunkDriver
+from flowloom.neutron.sessions import NeutronDatabase
 from flowloom.neutron.worker import DrainWorker
 from neutron import policy
 
@@ -55,6 +57,9 @@ NO_SUCH_SEGMENTS = frozenset({"multi-provider", "qinq", "vlan-transparent"})
 UNSUPPORTED_EXTENSIONS = NO_AGENTS | NO_ZONES | NO_GROUPS | NO_HARDWARE | NO_SUCH_SEGMENTS
 """What ML2 announces by itself and nothing behind this driver does yet: what is announced works."""
 
+UNWIRED_EXTENSIONS = NO_AGENTS | NO_ZONES | NO_GROUPS | {"multi-provider"}
+"""Of these, what reaches the store all the same: announced where an operator asks for it."""
+
 engine.prepare_sessions()  # Before Neutron's first session, which it opens while it initialises its type drivers.
 
 
@@ -64,19 +69,23 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
     def initialize(self) -> None:
         """Start to capture.  No connection and no thread is made here: API workers may still be forked."""
         found = settings()
-        self.worker = DrainWorker(found, NeutronSessions())
+        self._unsupported = UNSUPPORTED_EXTENSIONS - (UNWIRED_EXTENSIONS if found.announce_unwired else set())
+        self.trunk = TrunkDriver(found.announce_unwired)
+        self.qos = QosDriver(found.announce_unwired)
+        self.worker = DrainWorker(found, NeutronDatabase())
         self.capture = Capture(self.worker.wake, found.strict_capture)
         self.capture.listen()
         registry.subscribe(self._refuse_network_types, resources.NETWORK, events.BEFORE_CREATE)
         registry.subscribe(self._without_security_groups, resources.PORT, events.BEFORE_CREATE)
         registry.subscribe(self._load_policies, resources.PROCESS, events.AFTER_INIT)
+        registry.subscribe(self._export, resources.PROCESS, events.AFTER_INIT)
 
     @property
     def connectivity(self) -> str:
         return str(portbindings.CONNECTIVITY_L2)
 
     def supported_extensions(self, extensions: set[str]) -> set[str]:
-        return extensions - UNSUPPORTED_EXTENSIONS
+        return extensions - self._unsupported
 
     def create_network_precommit(self, context: Any) -> None:
         for segment in context.network_segments:
@@ -117,6 +126,12 @@ class FlowloomDriver(api.MechanismDriver):  # type: ignore[misc]
         worker meets an enforcer without rules: 403 for an administrator (`neutron.policy.init`).
         """
         policy.init()
+
+    def _export(self, _resource: str, _event: str, _trigger: Any, payload: Any = None) -> None:
+        """Serve this API worker's numbers, after the fork."""
+        self.exported = serve_worker(
+            settings(), lambda: worker_samples(self.worker.counts, self.worker.waiting, self.capture)
+        )
 
     def _without_security_groups(self, _resource: str, _event: str, _trigger: Any, payload: Any) -> None:
         """ML2's bulk creation reads this attribute even where its extension is not announced (Neutron 29)."""

@@ -45,6 +45,13 @@ class NorthboundLink:
                     LOG.warning("No bus for now (agents find changes in the store): %s", error)
             return self._publisher
 
+    def bus(self) -> Bus | None:
+        """The bus; None where none is configured.  Unavailable while it cannot be opened."""
+        with self._lock:
+            if self._bus is None and self._settings.bus:
+                self._bus = open_bus(self._settings.bus, "[flowloom] bus")
+            return self._bus
+
     def close(self) -> None:
         """Send what is queued and let go; repeating it does nothing."""
         with self._lock:

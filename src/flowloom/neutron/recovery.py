@@ -1,137 +1,169 @@
-"""The recovery process: drains what API workers left behind, and takes port status upward.
+"""The recovery process: what a service of `consistency.recovery` needs of the world, and threads that call its steps.
 
-`flowloom recovery --config-file neutron.conf`.  Any number may run: every step is idempotent and decided
-by versions.  It loads Neutron's plug-ins as Neutron's own out-of-process workers do, because only they
-may change a port's status.
+`flowloom recovery --config-file neutron.conf`.  Any number may run: every step is idempotent and decided by
+versions.  It loads Neutron's plug-ins as Neutron's own out-of-process workers do, because only they may change
+a port's status.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import secrets
 import signal
+import socket
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from random import Random
 from typing import Any
 
+from flowloom.consistency.chassis import Nodes
+from flowloom.consistency.drain import Northbound
+from flowloom.consistency.operations import Operations
+from flowloom.consistency.recovery import RecoveryCore
+from flowloom.consistency.shards import members_of
+from flowloom.consistency.table import AuditTable, LeaseTable, SyncTable
 from flowloom.kernel.backoff import Backoff
 from flowloom.kernel.clock import Clock, SystemClock
-from flowloom.kernel.errors import FlowloomError, Misconfigured, Rejected, StartOver, Unavailable
+from flowloom.kernel.errors import FlowloomError, Misconfigured, Rejected, Unavailable
+from flowloom.metrics import Samples
 from flowloom.neutron import explain
 from flowloom.neutron.config import Settings, settings
 from flowloom.neutron.control import ControlSocket
-from flowloom.neutron.drain import Database, Drain, Northbound
-from flowloom.neutron.reports import Reports
+from flowloom.neutron.database import Database
+from flowloom.neutron.metrics import recovery_samples, serve_recovery
 
 LOG = logging.getLogger(__name__)
 
-DRAIN_EVERY_SECONDS = 0.25
 WAIT_SECONDS = 0.5
+"""The longest that a thread waits for something, and hence for `stop`."""
+
 ERRORS_KEPT = 10
+"""Errors that `status` shows."""
 
 
 class Recovery:
-    """Two loops, each in a thread of its own, until `stop` is set."""
+    """Threads around one service, until `stop` is set.
+
+    status: what brings port statuses upward; called again and again with the seconds that it may wait.
+    """
 
     def __init__(
-        self, found: Settings, database: Database, northbound: Northbound, stop: threading.Event, clock: Clock
+        self,
+        found: Settings,
+        database: Database,
+        tables: tuple[SyncTable, LeaseTable, AuditTable],
+        northbound: Northbound,
+        stop: threading.Event,
+        clock: Clock,
+        owner: str,
+        nodes: Nodes | None = None,
     ) -> None:
-        self._settings = found
+        from flowloom.neutron.statuses import Statuses
+
         self._database = database
-        self._northbound = northbound
+        self._leases = tables[1]
         self._stop = stop
         self._clock = clock
-        self._drain = Drain(database, northbound, found.deployment, found.drain_batch)
-        self._reports = Reports(found.deployment)
+        self._owner = owner
+        self.core = RecoveryCore(*tables, northbound, clock, Random(), owner, found.recovery, nodes)
+        self.operations = Operations(*tables, northbound, clock, Random(), owner, found.recovery)
+        self._statuses = Statuses(
+            database,
+            northbound,
+            clock,
+            found.deployment,
+            found.status_pass_seconds,
+            owner,
+            self.core.status_repaired,
+        )
         self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
-        self._counts: Counter[str] = Counter()
-        self._passes = 0
         self._store_error = "not asked yet"
         self._contact: float | None = None
+        self._wait = 0.0
+        self._round_cpu_seconds = 0.0
+        self.control: ControlSocket | None = None
 
     def run(self) -> None:
-        """Both loops; returns when both have ended after `stop`."""
-        follower = threading.Thread(target=lambda: self._loop(self._follow), name="flowloom-status", daemon=True)
-        follower.start()
-        self._loop(self._drain_leftovers)
-        follower.join(timeout=10)
+        """All loops, each in a thread; returns when all have ended after `stop`, and the leases are given back."""
+        steps: dict[str, Callable[[], float]] = {
+            "members": self._members,
+            "drain": self._drain,
+            "status": self._follow_statuses,
+            "jobs": self.operations.work,
+        }
+        threads = [
+            threading.Thread(target=self._loop, args=(step,), name=f"flowloom-{name}", daemon=True)
+            for name, step in steps.items()
+        ]
+        for thread in threads:
+            thread.start()
+        self._loop(self._compare)
+        for thread in threads:
+            thread.join(timeout=10)
+        self._statuses.stop()
+        with contextlib.suppress(FlowloomError):  # What is not given back runs out.
+            self.core.stop()
 
     def answer(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to one question of the control socket: `status`, or `port` with its `id`."""
+        """The answer to one question of the control socket: status, port, or what `Operations.ask` knows."""
         match question.get("ask"):
             case "status":
                 return self._status()
             case "port":
                 return self._port(str(question.get("id", "")))
-            case other:
-                raise Rejected("ask", f"{other!r} is not known here; ask status or port")
+            case _:
+                return self.operations.ask(question)
 
-    def _loop(self, step: Callable[[], None]) -> None:
+    def samples(self) -> Samples:
+        """The numbers for Prometheus."""
+        return recovery_samples(self._status(), self.core.counters, self._owner)
+
+    # --- threads -----------------------------------------------------------------------------
+
+    def _loop(self, step: Callable[[], float]) -> None:
         backoff = Backoff(Random(), cap_seconds=5.0)
         while not self._stop.is_set():
             try:
-                step()
+                wait = step()
                 backoff.succeeded()
-                continue
             except FlowloomError as error:
                 LOG.warning("%s", error)
                 self._errors.append(str(error))
+                wait = backoff.next_delay()
             except Exception as error:  # The outermost loop of this thread: it must not end.
                 LOG.exception("Recovery goes on after an error")
                 self._errors.append(f"{type(error).__name__}: {error}")
-            self._stop.wait(backoff.next_delay())
+                wait = backoff.next_delay()
+            self._stop.wait(wait)
 
-    def _drain_leftovers(self) -> None:
+    def _members(self) -> float:
+        if self.control is not None:
+            self.control.claim()
+        return self.core.members_step()
+
+    def _drain(self) -> float:
         with self._asking_store():
-            done = self._drain.drain(dirty_for_seconds=self._settings.dirty_seconds)
-        self._counts["drained"] += done.written
-        self._counts["refused"] += len(done.refused)
-        if done.read:
-            LOG.info("Drained %d of %d changes that were left behind", done.written, done.read)
-        # What was refused is tried again, but not in a tight loop.
-        self._stop.wait(DRAIN_EVERY_SECONDS if done.written == done.read else self._settings.status_pass_seconds)
+            return self.core.drain_step()
 
-    def _follow(self) -> None:
-        """One full pass over all ports, then single ports as their reports change, until the next pass is due."""
+    def _compare(self) -> float:
+        """Wait for changes in the store until something is due, then do it."""
+        rounds, cpu = self.core.counters.rounds, time.thread_time()
         with self._asking_store():
-            store = self._northbound.store()
-            cursor = self._reports.refresh(store)
-        self._reconcile(None)
-        self._passes += 1
-        due = self._clock.monotonic() + self._settings.status_pass_seconds
-        if not store.capabilities.watch:
-            self._stop.wait(min(1.0, self._settings.status_pass_seconds))
-            return
-        try:
-            while not self._stop.is_set() and (left := due - self._clock.monotonic()) > 0:
-                with self._asking_store():
-                    concerned = self._reports.follow(store, cursor, min(WAIT_SECONDS, left))
-                if concerned:
-                    self._reconcile(concerned)
-        except StartOver as error:
-            LOG.info("Reading all port statuses again: %s", error)
-        finally:
-            self._reports.stop_following()
+            self.core.follow_step(self._wait)
+            wait = min(self.core.compare_step(), self.core.audit_step())
+        if self.core.counters.rounds != rounds:
+            self._round_cpu_seconds = time.thread_time() - cpu
+        self._wait = min(WAIT_SECONDS, wait)
+        return 0.0
 
-    def _reconcile(self, ids: Collection[str] | None) -> None:
-        from flowloom.neutron import status
-
-        with self._database.reader() as connection:
-            ports = list(status.bound_ports(connection, ids))
-        for port in ports:
-            report = self._reports.get(port.host, port.id)
-            wanted = status.decide(port, report)
-            if self._stop.is_set():
-                return
-            if wanted == "ACTIVE" and report is not None and status.set_active(port, report):
-                self._counts["made ACTIVE"] += 1
-                LOG.info("Port %s is ACTIVE: %s confirmed version %d", port.id, port.host, report.port_version)
-            elif wanted == "DOWN" and status.set_down(port):
-                self._counts["made DOWN"] += 1
-                LOG.info("Port %s is DOWN: %s", port.id, report.reason if report else "")
+    def _follow_statuses(self) -> float:
+        with self._asking_store():
+            return self._statuses.step(WAIT_SECONDS)
 
     def _asking_store(self) -> _Contact:
         return _Contact(self)
@@ -143,18 +175,35 @@ class Recovery:
         elif isinstance(error, Unavailable | Misconfigured):
             self._store_error = str(error)
 
+    # --- answers -----------------------------------------------------------------------------
+
     def _status(self) -> Mapping[str, Any]:
         with self._database.reader() as connection:
             backlog = explain.read_backlog(connection)
         contact = None if self._contact is None else self._clock.monotonic() - self._contact
+        counters = self.core.counters
         return {
+            "owner": self._owner,
             "backlog": backlog.rows,
             "oldest_seconds": backlog.oldest_seconds,
             "last_error": backlog.last_error,
             "store": {"connected": not self._store_error, "contact_seconds": contact, "why": self._store_error},
-            "reports": len(self._reports),
-            "passes": self._passes,
-            "counts": dict(self._counts),
+            "reports": len(self._statuses.reports),
+            "passes": self._statuses.passes,
+            "counts": {"drained": counters.drained, "refused": counters.refused, **self._statuses.counts},
+            "repaired": dict(counters.repaired),
+            "members": [member._asdict() for member in members_of(self._leases.holders("recovery:"))],
+            "shards": self.core.shares.owned(),
+            "unknown": [list(ref) for ref in self.core.unknown],
+            "guards": sum(not guard.approved_by for guard in self.core.guard.waiting()),
+            "drift": dict(counters.drift),
+            "round": {
+                "at": self._clock.wall() - (self._clock.monotonic() - counters.round_at),
+                "rounds": counters.rounds,
+                "seconds": counters.round_seconds,
+                "cpu_seconds": self._round_cpu_seconds,
+                "shards_differing": counters.shards_differing,
+            },
             "errors": list(self._errors),
         }
 
@@ -163,7 +212,7 @@ class Recovery:
             found = explain.read_where_is(connection, port_id)
         if found is None:
             raise Rejected(port_id, "Neutron has no such port")
-        report = self._reports.get(found.host, port_id)
+        report = self._statuses.reports.get(found.host, port_id)
         return {**asdict(found), "report": None if report is None else _plain(report), "reason": _reason(found, report)}
 
 
@@ -240,20 +289,31 @@ def load_neutron(config_files: Sequence[str]) -> None:
 def run_recovery(config_files: Sequence[str], stop: threading.Event) -> None:
     """Load Neutron and recover until `stop` is set.  Misconfigured names a wrong setting."""
     load_neutron(config_files)
+    from flowloom.neutron.adoption import adoptable
     from flowloom.neutron.link import NorthboundLink
-    from flowloom.neutron.sessions import NeutronSessions
+    from flowloom.neutron.nodes import Hearing
+    from flowloom.neutron.sessions import NeutronDatabase
+    from flowloom.neutron.tables import SqlAuditTable, SqlLeaseTable, SqlSyncTable
+    from flowloom.neutron.translate import facts
 
-    found = settings()
+    found, clock, database = settings(), SystemClock(), NeutronDatabase()
     northbound = NorthboundLink(found, "recovery")
     with contextlib.suppress(Unavailable):  # A store that is away is waited for; a wrong URL is not.
         northbound.store()
-    recovery = Recovery(found, NeutronSessions(), northbound, stop, SystemClock())
-    control = ControlSocket(found.control, recovery.answer) if found.control else None
+    tables = SqlSyncTable(database, facts, adoptable), SqlLeaseTable(database), SqlAuditTable(database)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    nodes = Hearing(database, northbound.bus, clock)
+    recovery = Recovery(found, database, tables, northbound, stop, clock, owner, nodes)
+    recovery.control = ControlSocket(found.control, recovery.answer) if found.control else None
+    exported = serve_recovery(found, recovery.samples)
     try:
         recovery.run()
     finally:
-        if control is not None:
-            control.close()
+        if exported is not None:
+            exported.close()
+        if recovery.control is not None:
+            recovery.control.close()
+        nodes.close()
         northbound.close()
 
 

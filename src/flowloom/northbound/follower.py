@@ -39,8 +39,13 @@ class FollowerSettings:
     suspect_beats: so many missing heartbeats of our own make the bus suspect; then everything is compared
         every poll_seconds until they come back.
     refresh_seconds: everything is compared once in about this time anyway.
+    own_scope: a small prefix that is compared every own_seconds, so that a store that was wiped or restored is
+        noticed that soon ("": none).  Whoever owns this follower is its only writer: what such a store has there again
+        though it was deleted is told, for the owner to delete anew.
     gap_seconds: a comparison after a gap waits up to this long, so that a thousand agents do not ask at once,
         and the same prefix is compared at most once in this time.
+    nodes_kinds: kinds of record that nodes write by themselves; they are back in a wiped store at once and say
+        nothing of the others.
     grace_seconds: in a store of another epoch (wiped, restored), what is missing is not taken for deleted
         before this time has passed: whoever refills it needs a while.
     answer_seconds: a request unanswered for so long is asked again.
@@ -51,7 +56,10 @@ class FollowerSettings:
     suspect_beats: int = 3
     poll_seconds: float = 3.0
     refresh_seconds: float = 300.0
+    own_scope: str = ""
+    own_seconds: float = 30.0
     gap_seconds: float = 0.1
+    nodes_kinds: frozenset[str] = frozenset()
     grace_seconds: float = 120.0
     answer_seconds: float = 60.0
     retry_first_seconds: float = 0.1
@@ -109,8 +117,10 @@ class Follower:
         self._refresh_at: dict[str, float] = {}
         self._poll_at = 0.0
         self._own_heard_at = 0.0
+        self._own_at = 0.0
         self._grace_until = 0.0
         self._doubted: set[str] = set()  # Prefixes in which the store, since its epoch changed, had nothing.
+        self._missing: dict[str, int] = {}  # Prefix -> what was missing there when it was last compared.
         self._empty: set[str] = set()  # Prefixes, or scopes in them, where that means something is withheld.
         self._compared_at: dict[str, float] = {}
 
@@ -124,9 +134,23 @@ class Follower:
         """A store of another epoch is empty where things are known: they are kept until it holds something there."""
         return bool(self._empty)
 
+    def keys(self, prefix: str, after: str, limit: int) -> list[str]:
+        """The first `limit` keys beyond `after` that hold a value here, in order: a page of the replica."""
+        return self._replica.page(prefix, after, limit)
+
+    @property
+    def values(self) -> int:
+        """How many values are held."""
+        return len(self._replica)
+
+    def holds(self, key: str) -> int:
+        """The version of the value held at `key`; 0: none is."""
+        return self._replica.holds(key)
+
     def start(self, now: float) -> Step:
         """Begin: list everything."""
         self._own_heard_at = now
+        self._own_at = now + self._about(self.settings.own_seconds)
         for prefix in self.prefixes:
             self._work.reads[prefix] = now
         return self._step([], now)
@@ -170,6 +194,9 @@ class Follower:
         for request in [r for r, sent in self._sent.items() if now - sent.at > self.settings.answer_seconds]:
             self._again(request, now)
         self._watch_own_heartbeat(now)
+        if self.settings.own_scope and self._own_at <= now:
+            self._own_at = now + self._about(self.settings.own_seconds)
+            self._compare(self.settings.own_scope, now)
         for prefix, due in list(self._refresh_at.items()):
             if due <= now:
                 self._refresh_at[prefix] = now + self._about(self.settings.refresh_seconds)
@@ -180,6 +207,8 @@ class Follower:
     def wake_at(self) -> float:
         """When `tick` has something to do, on the clock of `now`."""
         times = [*self._refresh_at.values(), *(sent.at + self.settings.answer_seconds for sent in self._sent.values())]
+        if self.settings.own_scope:
+            times.append(self._own_at)
         if self.settings.own_publisher:
             patience = self.settings.suspect_beats * self.settings.heartbeat_seconds
             times.append(self._poll_at if self.suspect_bus else self._own_heard_at + patience)
@@ -271,7 +300,7 @@ class Follower:
         changes: list[Entry],
         now: float,
     ) -> None:
-        self.comparisons += 1
+        self.comparisons += prefix != self.settings.own_scope
         self._see_epoch(cursor, now)
         for key, (version, dead) in versions.items():
             if version > self._replica.version(key):
@@ -291,15 +320,20 @@ class Follower:
             if key not in present and known.learnt <= sent.learnt and self._covers(key)
         ]
         self._empty = {empty for empty in self._empty if not empty.startswith(prefix)}
+        if prefix in self._doubted:
+            if len(missing) < self._missing.get(prefix, 0):
+                self._grace_until = now + self.settings.grace_seconds  # It is being refilled: give it time.
+            self._missing[prefix] = len(missing)
         if now < self._grace_until:
             if missing:
                 self._compare(prefix, self._grace_until)
             return
-        if missing and not present and prefix.startswith(tuple(self._doubted)):
+        holds_anything = any(_kind(key) not in self.settings.nodes_kinds for key in present)
+        if missing and not holds_anything and prefix.startswith(tuple(self._doubted)):
             self._empty.add(prefix)
             self._compare(prefix, now + self.settings.poll_seconds)
             return
-        if present:
+        if holds_anything:
             self._doubted.discard(prefix)
         if missing:
             self._work.keys.update(dict.fromkeys(missing))
@@ -320,6 +354,9 @@ class Follower:
         if self.epoch and cursor.epoch != self.epoch:
             self._grace_until = now + self.settings.grace_seconds
             self._doubted = set(self.prefixes)
+            self._missing = {}
+            if self.settings.own_scope:
+                self._replica.forget_tombstones(self.settings.own_scope)
             self._compare_all(now)
         self.epoch = cursor.epoch
 
@@ -418,3 +455,8 @@ def _outermost(prefixes: Sequence[str]) -> tuple[str, ...]:
         if not (out and prefix.startswith(out[-1])):
             out.append(prefix)
     return tuple(out)
+
+
+def _kind(key: str) -> str:
+    """The last but one part of a key."""
+    return key.rpartition("/")[0].rpartition("/")[2]

@@ -37,12 +37,17 @@ def newest_of_each_key(writes: Sequence[Write], value_bytes_max: int) -> dict[st
 def check_write(write: Write, value_bytes_max: int) -> None:
     """Raise Rejected, naming the key, unless any store could hold `write`."""
     key, version, value = write
-    if not _KEY.fullmatch(key) or len(key) > KEY_BYTES_MAX:
+    if not is_key(key):
         raise Rejected(key[:KEY_BYTES_MAX], f"not a key: 1 to {KEY_BYTES_MAX} of {KEY_CHARACTERS} beginning with /")
     if not 1 <= version <= VERSION_MAX:
         raise Rejected(key, f"version {version} is not in 1..2**63-1")
     if value is not None and len(value) > value_bytes_max:
         raise Rejected(key, f"value of {len(value)} bytes, the store's limit is {value_bytes_max}")
+
+
+def is_key(text: str) -> bool:
+    """Whether every store takes `text` as a key."""
+    return len(text) <= KEY_BYTES_MAX and _KEY.fullmatch(text) is not None
 
 
 def outcomes(

@@ -66,10 +66,20 @@ class Replica:
             del self._tombstones[key]
         return gone
 
+    def forget_tombstones(self, prefix: str) -> None:
+        """From now on what was deleted under `prefix` is news at any version."""
+        for key in [key for key in self._tombstones if key.startswith(prefix)]:
+            del self._tombstones[key]
+
     def version(self, key: str) -> int:
         """The version known, of a value or a tombstone; 0: nothing is known."""
         known = self._scopes.get(scope_of(key), {}).get(key)
         return known.version if known is not None else self._tombstones.get(key, 0)
+
+    def holds(self, key: str) -> int:
+        """The version of the value held; 0: none is."""
+        known = self._scopes.get(scope_of(key), {}).get(key)
+        return 0 if known is None else known.version
 
     def items(self, prefix: str) -> Iterator[tuple[str, Known]]:
         """Keys under `prefix` that hold a value."""
@@ -78,6 +88,20 @@ class Replica:
                 yield from keys.items()
             elif prefix.startswith(scope):
                 yield from ((key, known) for key, known in keys.items() if key.startswith(prefix))
+
+    def page(self, prefix: str, after: str, limit: int) -> list[str]:
+        """The first `limit` keys under `prefix` beyond `after` that hold a value, in order.
+
+        A scope is a key's beginning up to a `/`, so scopes in order hold their keys in order: only what is
+        looked at is sorted.
+        """
+        out: list[str] = []
+        begin = scope_of(after) if after else ""
+        for scope in sorted(s for s in self._scopes if s >= begin and (s.startswith(prefix) or prefix.startswith(s))):
+            out += sorted(key for key in self._scopes[scope] if key > after and key.startswith(prefix))
+            if len(out) >= limit:
+                break
+        return out[:limit]
 
     def __len__(self) -> int:
         return sum(len(keys) for keys in self._scopes.values())

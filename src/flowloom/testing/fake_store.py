@@ -1,7 +1,7 @@
 """A store in memory: a real implementation of the contract that passes the conformance suite.
 
 `MemoryDatabase` is the database, `MemoryDatabase.open()` gives a handle on it; faults are its attributes
-and methods: `available = False`, `trim()`, `wipe()`.
+and methods: `available = False`, `trim()`, `wipe()`, `restore(copy)`, `tamper(key, entry)`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MemoryDatabase:
         self.changed = threading.Condition()
         self._random = random or Random()
         self._available = True
-        self._fill_empty()
+        self._fill()
 
     def open(self) -> MemoryStore:
         """Another handle."""
@@ -53,7 +53,33 @@ class MemoryDatabase:
     def wipe(self) -> None:
         """All is gone; what follows is another history (a new epoch)."""
         with self.changed:
-            self._fill_empty()
+            self._fill()
+            self.changed.notify_all()
+
+    def copy(self) -> Sequence[Entry]:
+        """What is held now, for `restore`."""
+        with self.changed:
+            return tuple(self._held[key] for key in self._keys)
+
+    def restore(self, copy: Sequence[Entry]) -> None:
+        """Hold what was held when `copy` was made; what follows is another history (a new epoch)."""
+        with self.changed:
+            self._fill(copy)
+            self.changed.notify_all()
+
+    def tamper(self, key: str, entry: Entry | None, seen: bool) -> None:
+        """Somebody writes or removes (None) a key past the contract; seen: the change feed shows what he wrote."""
+        with self.changed:
+            if entry is None:
+                if self._held.pop(key, None) is not None:
+                    self._keys.remove(key)
+                return
+            if key not in self._held:
+                insort(self._keys, key)
+            self._held[key] = entry
+            if seen:
+                self._position += 1
+                self._log.append(key)
             self.changed.notify_all()
 
     def trim(self, keep: int = 0) -> None:
@@ -68,10 +94,10 @@ class MemoryDatabase:
         with self.changed:
             return list(self._under(prefix))
 
-    def _fill_empty(self) -> None:
+    def _fill(self, copy: Sequence[Entry] = ()) -> None:
         self._epoch = f"{self._random.getrandbits(64):016x}"
-        self._held: dict[str, Entry] = {}
-        self._keys: list[str] = []
+        self._held: dict[str, Entry] = {entry.key: entry for entry in copy}
+        self._keys: list[str] = [entry.key for entry in copy]
         self._log: deque[str] = deque()  # keys; the last one's position is self._position.
         self._position = 0
 
@@ -110,7 +136,7 @@ class MemoryDatabase:
         while position < self._position and len(found) < _PAGE_ENTRIES:
             key = self._log[position - oldest]
             position += 1
-            if key.startswith(prefix):
+            if key.startswith(prefix) and key in self._held:
                 found[key] = self._held[key]
         return Changes(list(found.values()), Cursor(self._epoch, position))
 

@@ -3,7 +3,8 @@
 URL: `sqlite:////abs/path/northbound.sqlite?synchronous=full|normal&log_max=N&busy_seconds=S`.
 
 Objects and change log are written in one transaction, then every watch is rung (`doorbell`).  Any process
-may write, be killed and come back: the log is the truth, a ring only says "look".
+may write, be killed and come back: the log is the truth, a ring only says "look".  What somebody changes with
+`sqlite3` is in the log too; values and versions are cast on reading, because such a hand leaves text in them.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ SELECT (SELECT value FROM meta WHERE name = 'epoch'),
        (SELECT coalesce(min(position), 1) - 1 FROM change),
        (SELECT coalesce(max(position), 0) FROM change)
 """
+_ENTRY = "key, CAST(version AS INTEGER), CAST(value AS BLOB)"
 # CROSS JOIN keeps SQLite to this order: walk the log, look each key up.
 _SINCE = """
-SELECT c.position, o.key, o.version, o.value FROM change c CROSS JOIN object o ON o.key = c.key
+SELECT c.position, o.key, CAST(o.version AS INTEGER), CAST(o.value AS BLOB) FROM change c CROSS JOIN object o ON o.key = c.key
 WHERE c.position > ? AND c.position <= ? AND c.key >= ? AND c.key < ? ORDER BY c.position
 """
 
@@ -101,14 +103,15 @@ class SqliteStore:
     def read(self, prefix: str) -> Listing:
         with self._file.reading() as connection:
             rows = connection.execute(
-                "SELECT key, version, value FROM object WHERE key >= ? AND key < ? ORDER BY key", _range(prefix)
+                f"SELECT {_ENTRY} FROM object WHERE key >= ? AND key < ? ORDER BY key", _range(prefix)
             )
             return Listing([Entry(*row) for row in rows], _point(connection)[0])
 
     def versions(self, prefix: str) -> Versions:
         with self._file.reading() as connection:
             rows = connection.execute(
-                "SELECT key, version, value IS NULL FROM object WHERE key >= ? AND key < ?", _range(prefix)
+                "SELECT key, CAST(version AS INTEGER), value IS NULL FROM object WHERE key >= ? AND key < ?",
+                _range(prefix),
             )
             return Versions({key: (version, bool(dead)) for key, version, dead in rows}, _point(connection)[0])
 
@@ -198,16 +201,15 @@ def _point(connection: sqlite3.Connection) -> tuple[Cursor, int]:
 
 
 def _get(connection: sqlite3.Connection, key: str) -> Entry | None:
-    row = connection.execute("SELECT key, version, value FROM object WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(f"SELECT {_ENTRY} FROM object WHERE key = ?", (key,)).fetchone()
     return None if row is None else Entry(*row)
 
 
 def _write(connection: sqlite3.Connection, write: Write) -> tuple[bool, int]:
-    row = connection.execute("SELECT version FROM object WHERE key = ?", (write.key,)).fetchone()
+    row = connection.execute("SELECT CAST(version AS INTEGER) FROM object WHERE key = ?", (write.key,)).fetchone()
     if row is not None and row[0] >= write.version:
         return False, row[0]
     connection.execute("REPLACE INTO object VALUES (?, ?, ?)", write)
-    connection.execute("INSERT INTO change (key) VALUES (?)", (write.key,))
     return True, write.version
 
 

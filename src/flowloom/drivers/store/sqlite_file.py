@@ -19,18 +19,30 @@ from flowloom.drivers.store.doorbell import Doorbell
 from flowloom.kernel.errors import Misconfigured, Unavailable
 
 APPLICATION_ID = 0x464C4F57  # "FLOW"
-SCHEMA = 1
+SCHEMA = 2
 _IDLE_MAX = 8
 
 # object: what each key holds; value NULL: a tombstone.  Without rowid, so that a prefix is one range.
-# change: which key changed at which position; positions have no gap, and at least the newest one stays.
-_CREATE = f"""
+# change: which key changed at which position; at least the newest one stays.
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE object (key TEXT PRIMARY KEY, version INTEGER NOT NULL, value BLOB) WITHOUT ROWID;
 CREATE TABLE change (position INTEGER PRIMARY KEY, key TEXT NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA};
 """
+
+# The log is written by triggers (since schema 2), so that every watch sees what somebody changes with a client of
+# SQLite's own.  A feed cannot say that a key is gone without a version: a row that is deleted leaves a gap in the
+# positions with nothing before it, and whoever follows must start over.  REPLACE, as `apply` does, is no delete.
+_GAP = """
+  INSERT INTO change (position, key) SELECT coalesce(max(position), 0) + 2, OLD.key FROM change;
+  DELETE FROM change WHERE position < (SELECT max(position) FROM change);
+"""
+_TRIGGERS = (
+    "CREATE TRIGGER object_inserted AFTER INSERT ON object BEGIN INSERT INTO change (key) VALUES (NEW.key); END",
+    "CREATE TRIGGER object_updated AFTER UPDATE ON object BEGIN INSERT INTO change (key) VALUES (NEW.key); END",
+    f"CREATE TRIGGER object_deleted AFTER DELETE ON object BEGIN {_GAP} END",
+    f"CREATE TRIGGER object_renamed AFTER UPDATE OF key ON object WHEN NEW.key <> OLD.key BEGIN {_GAP} END",
+)
 
 Identity = tuple[int, int]
 
@@ -193,10 +205,16 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     (schema,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
-        for statement in _CREATE.strip().split(";\n"):
+        for statement in _TABLES.strip().split(";\n"):
             connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        schema = 1
     elif application != APPLICATION_ID:
         raise Misconfigured("store", f"{path} is a database of another program; name another file")
+    if schema == 1:
+        for statement in _TRIGGERS:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
     elif schema != SCHEMA:
         raise Misconfigured("store", f"{path} has schema {schema}, this release knows {SCHEMA}; upgrade this node")
 

@@ -7,7 +7,7 @@ from neutron_lib.db import model_base
 from flowloom.neutron import models
 
 VERSION_TABLE = "alembic_version_flowloom"
-OURS = {models.SYNC.name}
+OURS = {table.name for table in models.TABLES}
 
 
 def _only_our_tables(_object: object, name: str | None, kind: str, _reflected: bool, _compared: object) -> bool:
