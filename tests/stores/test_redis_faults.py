@@ -499,7 +499,10 @@ def test_a_user_with_the_documented_rights_and_no_more(single: Redis) -> None:
         assert list(watch.next(0.1).entries) == []
         assert store.versions("/").versions == {"/a": (1, False)}
     single.servers[0].cli("ACL", "SETUSER", "flowloom", "-xadd")
-    with opened(single.url(login="flowloom:secret@")) as store, pytest.raises(Unavailable, match="can't run this command"):
+    with (
+        opened(single.url(login="flowloom:secret@")) as store,
+        pytest.raises(Unavailable, match="can't run this command"),
+    ):
         store.apply([Write("/a", 2, b"x")])
 
 
