@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
+import select
 import socket
 import ssl
 import threading
@@ -22,7 +24,7 @@ from typing import Any, TypeVar
 
 from kazoo import exceptions
 from kazoo.client import KazooClient, KazooState, TransactionRequest
-from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
 from kazoo.protocol.states import WatchedEvent, ZnodeStat
 from kazoo.security import CREATOR_ALL_ACL
 
@@ -68,6 +70,34 @@ class Settings:
     password: str = field(repr=False)
     tls: TlsFiles | None
     timeout_seconds: float
+
+
+class Polling(SequentialThreadingHandler):  # type: ignore[misc]
+    """kazoo's threads, with another way to wait for sockets.
+
+    kazoo makes and closes an epoll object for every wait, of which a request needs five: half of its time.  poll(2)
+    needs no object, and knows no limit to the number of a descriptor either.
+    """
+
+    def select(
+        self,
+        rlist: Sequence[socket.socket],
+        wlist: Sequence[socket.socket],
+        xlist: Sequence[socket.socket],
+        timeout: float | None = None,
+    ) -> tuple[list[socket.socket], list[socket.socket], list[socket.socket]]:
+        """As select(2), of what is to be read and written; an error or the end of a connection counts as ready."""
+        wanted: dict[int, int] = {}
+        for sockets, events in ((rlist, select.POLLIN), (wlist, select.POLLOUT)):
+            for each in sockets:
+                wanted[each.fileno()] = wanted.get(each.fileno(), 0) | events
+        poll = select.poll()
+        for number, events in wanted.items():
+            poll.register(number, events)  # ValueError: it is closed.
+        found = dict(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+        readable = [each for each in rlist if found.get(each.fileno(), 0) & ~select.POLLOUT]
+        writable = [each for each in wlist if found.get(each.fileno(), 0) & ~select.POLLIN]
+        return readable, writable, []
 
 
 class Requests:
@@ -261,6 +291,7 @@ class Session:
             timeout=max(_SESSION_SECONDS_LEAST, settings.timeout_seconds),
             connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": 1.0},
             logger=LOG,
+            handler=Polling(),
             **options,
         )
         client.add_listener(self._state_changed)
