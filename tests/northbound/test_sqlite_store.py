@@ -194,6 +194,11 @@ def test_a_long_log_is_trimmed_now_and_then(bench: SqliteBench) -> None:
         for version in range(1, 11):
             store.apply([Write("/a", version, b"")])
             counts.update(connection.execute("SELECT count(*) FROM change").fetchone())
+        store.apply([Write("/a", 11, b"")])
+        once = bench.connect("log_max=2000&synchronous=normal")  # Whoever writes only once trims, too.
+        once.apply([Write("/a", 12, b"")])
+        assert connection.execute("SELECT count(*) FROM change").fetchone() == (2000,)
+        once.close()
     connection.close()
     assert counts == {2000, 2001}
     store.close()
