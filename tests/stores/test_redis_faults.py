@@ -22,6 +22,7 @@ from following import Follower, check_nothing_lost, write_under_fire
 
 from flowloom.drivers.store.redis import RedisStore, open_store
 from flowloom.kernel.errors import Misconfigured, StartOver, Unavailable
+from flowloom.lab.ports import free_port
 from flowloom.northbound import plugins
 from flowloom.northbound.store import Entry, Outcome, Write, pages
 from flowloom.testing import redis_server
@@ -366,7 +367,7 @@ def test_a_server_that_throws_data_away_is_refused(single: Redis) -> None:
 
 def test_a_member_of_a_cluster_is_refused_as_a_single_server(directory: Path) -> None:
     with (
-        redis_server.single(directory / "a", cluster_enabled="yes") as redis,
+        redis_server.single(directory / "a", cluster_enabled="yes", cluster_port=str(free_port())) as redis,
         pytest.raises(Misconfigured, match=r"redis\+cluster"),
     ):
         open_store(redis.url())
