@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test simulate neutron-own lint bench docs clean
+.PHONY: help setup demo test simulate neutron-own lint bench docs stubs clean
 
 help: ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -32,6 +32,11 @@ lint: setup ## Layers, style, types, generated documentation
 
 docs: setup ## Write the generated documentation anew
 	@$(BIN)/python -m flowloom.pipeline.render > docs/pipeline.md
+
+stubs: ## Generate the messages of etcd anew (in a venv of its own: the generator's version is the oldest runtime)
+	@$(PYTHON) -m venv build/stubs && build/stubs/bin/pip install -q grpcio-tools==1.71.2
+	@cd src && ../build/stubs/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+	  flowloom/drivers/store/etcd_rpc.proto
 
 neutron-own: setup ## Neutron's own unit tests with our driver in them (PAIR=1: and without; WRITE=1: write the list anew)
 	@PYTHONPATH=tests/neutron_own $(BIN)/python -m own.run --processes $(JOBS) $(if $(PAIR),--pair) $(if $(WRITE),--write) $(if $(ONLY),--only '$(ONLY)')

@@ -24,6 +24,7 @@ from neutron_lib.db import standard_attr
 
 from flowloom.consistency.drain import Drain
 from flowloom.consistency.marks import shard_of
+from flowloom.consistency.place import Place
 from flowloom.drivers.store.sqlite import open_store
 from flowloom.kernel.clock import SystemClock
 from flowloom.neutron.adoption import adoptable
@@ -45,6 +46,8 @@ Row = dict[str, Any]
 class Link:
     """The store alone: notices are the bus's cost, not the drain's."""
 
+    generation = 0
+
     def __init__(self, url: str) -> None:
         self._store = open_store(url)
 
@@ -53,6 +56,9 @@ class Link:
 
     def publisher(self) -> Publisher | None:
         return None
+
+    def look_again(self) -> Place:
+        return Place()
 
 
 def tables(numbers: range) -> Iterator[tuple[sa.Table, list[Row]]]:

@@ -11,6 +11,7 @@ from flowloom.agent.core import AgentCore, CoreSettings
 from flowloom.agent.events import (
     BatchDone,
     ClaimKey,
+    FollowStore,
     KeyClaimed,
     Log,
     NotWritten,
@@ -66,6 +67,7 @@ class Host:
             [deployment_prefix("lab")], Random(3), FollowerSettings(own_scope="/lab/-/h1/", nodes_kinds=NODE_KINDS)
         )
         self.logs: list[str] = []
+        self.followed: list[FollowStore] = []
         self.packet_outs: list[PacketOut] = []
         self.batches: list[SendBatch] = []
         self.writes = 0
@@ -97,6 +99,8 @@ class Host:
         match effect:
             case Log(_, text):
                 self.logs.append(text)
+            case FollowStore():
+                self.followed.append(effect)
             case OpenSwitch(session):
                 self._switch(session, lambda: self._open(session))
             case ReadSwitch(session):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from one_host import WORLD, Host, key_for, network, port, running, subnet
 
-from flowloom.agent.events import OpenSwitch, ReadSwitch, SendBatch
+from flowloom.agent.events import FollowStore, OpenSwitch, ReadSwitch, SendBatch
 from flowloom.agent.ports import ADMIN_DOWN, NO_INTERFACE, NO_NETWORK, NO_SWITCH, WAITING
 from flowloom.model.codec import encode
 from flowloom.model.records import PortStatus, Record, node_version
 from flowloom.northbound.bus import Gone
+from flowloom.northbound.pointer import Pointer, pointer_key, write_of
 from flowloom.northbound.requests import ReadPrefix
 from flowloom.northbound.store import Write
 from flowloom.openflow import facts
 from flowloom.openflow.match import match
 from flowloom.southbound.interfaces import Lost, Plugged, Snapshot
+from flowloom.testing.fake_store import MemoryDatabase
 
 FOREIGN = (facts.flow_key(0, 7, match([])), bytes(8))
 STATUS = "/lab/-/h1/port_status/p1"
@@ -40,6 +44,38 @@ def test_with_the_store_away_at_the_start_the_switch_is_left_as_it_is() -> None:
     host.tell(network(), port(1))
     host.wait(50)
     assert host.switch.facts == held and not host.batches
+
+
+def test_another_store_with_the_same_records_moves_no_flow_and_gets_the_own_records() -> None:
+    host = running()
+    host.wait(5)
+    held, former = dict(host.switch.facts), host.status("p1")
+    assert former is not None
+    host.batches.clear()
+    pointer = Pointer(1, "etcd://there", "cloud")
+    host.store.apply([write_of("lab", pointer)])
+    host.event(Gone("a notice was missed"))
+    host.wait(5)
+    assert host.followed == [FollowStore(pointer)] and not host.core.inlet.bad
+    there = MemoryDatabase(Random(77))
+    there.open().apply([Write(*entry) for entry in host.database.entries()])
+    host.database, host.store = there, there.open()
+    host.event(Gone("the deployment moved"))
+    host.wait(5)
+    now = host.status("p1")
+    assert now is not None and now.version > former.version and now.port_version == former.port_version
+    host.tell(port(3))
+    host.wait(5)
+    assert len(host.batches) == 1, "for the new port alone"
+    assert {key: host.switch.facts[key] for key in held} == held
+
+
+def test_a_pointer_that_cannot_be_read_is_named() -> None:
+    host = running()
+    host.store.apply([Write(pointer_key("lab"), 3, b"{")])
+    host.event(Gone("a notice was missed"))
+    host.wait(5)
+    assert host.followed == [] and "this is no pointer" in host.core.inlet.bad[pointer_key("lab")]
 
 
 def test_nothing_is_sent_before_all_is_compiled_once() -> None:

@@ -18,6 +18,7 @@ from flowloom.agent.packets import PACKETS_MAX, PacketQueues
 from flowloom.cli.ask import ask
 from flowloom.kernel.errors import Misconfigured, Unavailable
 from flowloom.northbound.bus import Gone
+from flowloom.northbound.pointer import Pointer, pointer_key, write_of
 from flowloom.northbound.requests import Answer, ReadPrefix
 from flowloom.northbound.store import Changes, Listing, Store, Write
 from flowloom.southbound.switch import PacketIn
@@ -100,12 +101,12 @@ def test_a_store_that_opens_late_is_asked_again() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     refusals = [Unavailable("not yet")] * 4
 
-    def open_late() -> Store:
+    def open_late(_url: str) -> Store:
         if refusals:
             raise refusals.pop()
         return database.open()
 
-    late = LateStore(open_late)
+    late = LateStore("memory:", "a", open_late)
     threads = StoreThreads(late, claimed, None, ear)
     threads.write(ClaimKey())
     wait_for(lambda: ear.first(KeyNotClaimed))
@@ -129,7 +130,7 @@ def test_a_store_that_opens_late_is_asked_again() -> None:
 def test_the_change_feed_goes_on_after_an_outage_and_says_where_it_has_a_gap() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     writer = database.open()
-    watch = WatchThread(LateStore(database.open), "/a/", Random(1), ear)
+    watch = WatchThread(LateStore("memory:", "a", lambda _url: database.open()), "/a/", Random(1), ear)
     watch.wait_open(5.0)
     writer.apply([Write("/a/b/c/d/1", 1, b"x")])
     wait_for(lambda: ear.first(Changes))
@@ -144,10 +145,91 @@ def test_the_change_feed_goes_on_after_an_outage_and_says_where_it_has_a_gap() -
     watch.close(10.0)
 
 
+class Deployment:
+    """Two databases by URL, and pointers between them.  refused: URLs that cannot be opened here, and why."""
+
+    def __init__(self) -> None:
+        self.databases = {
+            url: MemoryDatabase(Random(seed)) for seed, url in enumerate(("memory://one", "memory://two"))
+        }
+        self.refused: dict[str, Exception] = {}
+
+    def open(self, url: str) -> Store:
+        if url in self.refused:
+            raise self.refused[url]
+        return self.databases[url].open()
+
+    def point(self, at: str, generation: int, to: str) -> Pointer:
+        """Write a pointer into a store."""
+        pointer = Pointer(generation, to, "cloud")
+        self.databases[at].open().apply([write_of("a", pointer)])
+        return pointer
+
+
+def test_an_agent_goes_where_the_pointer_leads_and_nothing_is_asked_of_the_former_store() -> None:
+    there, ear = Deployment(), Ear()
+    late = LateStore("memory://one", "a", there.open)
+    threads, watch = StoreThreads(late, claimed, None, ear), WatchThread(late, "/a/", Random(1), ear)
+    watch.wait_open(5.0)
+    threads.follow(there.point("memory://one", 1, "memory://two"))
+    wait_for(lambda: ear.first(Gone))
+    there.databases["memory://one"].available = False
+    threads.write(WriteRecords([Write("/a/b/c/d/e", 1, b"x")]))
+    wait_for(lambda: ear.first(Written))
+    assert len(there.databases["memory://two"].entries()) == 1
+    there.databases["memory://two"].open().apply([Write("/a/b/c/d/f", 1, b"x")])
+    keys = lambda: {e.key for event in ear.heard if isinstance(event, Changes) for e in event.entries}  # noqa: E731
+    wait_for(lambda: "/a/b/c/d/f" in keys() or sum(isinstance(event, Gone) for event in ear.heard) == 2)
+    watch.close(10.0)
+    threads.close(2.0)
+
+
+def test_an_older_pointer_leads_nobody_away() -> None:
+    there = Deployment()
+    late = LateStore("memory://one", "a", there.open)
+    assert late.follow(Pointer(2, "memory://two", "cloud"))
+    assert not late.follow(Pointer(1, "memory://one", "cloud")) and not late.follow(Pointer(3, "memory://two", "cloud"))
+    assert not late.follow(Pointer(2, "memory://one", "cloud"))
+    late.get().apply([Write("/a/b/c/d/e", 1, b"x")])
+    assert there.databases["memory://two"].entries()
+
+
+def test_an_agent_that_starts_with_an_old_configuration_finds_the_store_in_force() -> None:
+    there = Deployment()
+    there.point("memory://one", 1, "memory://two")
+    there.point("memory://two", 1, "memory://two")
+    LateStore("memory://one", "a", there.open).get().apply([Write("/a/b/c/d/e", 1, b"x")])
+    assert len(there.databases["memory://two"].entries()) == 2
+
+
+@pytest.mark.parametrize("error", [Misconfigured("store", "install the client"), Unavailable("it is down")])
+def test_a_store_that_cannot_be_used_here_is_told_and_the_way_back_is_found(error: Exception) -> None:
+    there = Deployment()
+    late = LateStore("memory://one", "a", there.open)
+    there.refused["memory://two"] = error
+    assert late.follow(there.point("memory://one", 1, "memory://two"))
+    with pytest.raises(
+        Unavailable, match=f"the deployment moved to memory://two, which cannot be used here: .*{error}"
+    ):
+        late.get()
+    there.point("memory://one", 2, "memory://one")
+    with pytest.raises(Unavailable):
+        late.get()
+    late.get().apply([Write("/a/b/c/d/e", 1, b"x")])
+    assert len(there.databases["memory://one"].entries()) == 2
+
+
+def test_a_pointer_that_cannot_be_read_is_refused_at_the_start() -> None:
+    there = Deployment()
+    there.databases["memory://one"].open().apply([Write(pointer_key("a"), 1, b"{")])
+    with pytest.raises(Misconfigured, match="this is no pointer to a store"):
+        LateStore("memory://one", "a", there.open)
+
+
 def test_a_change_feed_that_begins_late_says_so() -> None:
     database, ear = MemoryDatabase(Random(1)), Ear()
     database.available = False
-    watch = WatchThread(LateStore(database.open), "/a/", Random(1), ear)
+    watch = WatchThread(LateStore("memory:", "a", lambda _url: database.open()), "/a/", Random(1), ear)
     watch.wait_open(0.05)
     database.available = True
     wait_for(lambda: ear.first(Gone))

@@ -15,6 +15,8 @@ from flowloom.cli.answers import Marks
 from flowloom.cli.replicas import Compared, Held, compare, judge, list_store
 from flowloom.model.codec import encode
 from flowloom.model.records import Port, PortStatus, Record
+from flowloom.northbound.bus import Gone
+from flowloom.northbound.pointer import Pointer, write_of
 from flowloom.northbound.store import Write
 from flowloom.testing.fake_store import MemoryDatabase
 
@@ -82,6 +84,15 @@ def test_tombstones_and_statuses_of_other_hosts_are_no_difference(pair: Pair) ->
     theirs = PortStatus(id="p3", version=1, chassis="h2", port_version=1, up=True)
     pair.copy.apply([Write("/lab/-/h2/port_status/p3", 1, encode(theirs))])
     assert pair.found() == []
+
+
+def test_pointers_between_stores_are_no_difference(pair: Pair) -> None:
+    pair.copy.apply([write_of("lab", Pointer(1, "etcd://here", "cloud"))])
+    assert pair.found() == []
+    pair.host.store.apply([write_of("lab", Pointer(1, "etcd://here", "cloud"))])
+    pair.host.event(Gone("a restart of the bus"))
+    pair.host.wait(5)
+    assert pair.host.followed and pair.found() == []
 
 
 def test_what_the_agent_lacks_is_missing_or_stale(pair: Pair) -> None:

@@ -15,6 +15,7 @@ from flowloom.model.codec import encode
 from flowloom.model.keys import key_of
 from flowloom.model.records import Chassis, Port, PortStatus, Record
 from flowloom.northbound.plugins import open_store
+from flowloom.northbound.pointer import Pointer, write_of
 from flowloom.northbound.store import Store, Write
 
 PORT = Port(id="p1", version=3, key=1, network_id="n1", mac_address="fa:16:3e:00:00:01", host="h1")
@@ -53,6 +54,19 @@ def test_objects_of_this_deployment_are_counted_and_tombstones_apart(deployment:
     counted = count_objects(deployment)
     assert (counted.objects, counted.tombstones) == (2, 1)
     assert counted.epoch
+
+
+def test_the_store_in_force_is_asked_and_its_pointer_is_no_object(
+    deployment: Deployment, store: Store, tmp_path: Path
+) -> None:
+    put_all(store)
+    url = f"sqlite:///{tmp_path}/store/other.sqlite"
+    other = open_store(url)
+    for each in (store, other):
+        each.apply([write_of("lab", Pointer(1, url, "cloud"))])
+    put(other, PORT_KEY, PORT)
+    other.close()
+    assert count_objects(deployment).objects == 1
 
 
 @pytest.mark.parametrize("key", [PORT_KEY, ""])

@@ -109,7 +109,7 @@ def acknowledges_first(patch: pytest.MonkeyPatch) -> None:
     write = Drain._write
 
     def acknowledge_then_write(self: Drain, held: Held, facts: Any) -> Any:
-        self._table.acknowledge([Acknowledged(fact.row.key, fact.row.version, 1) for fact in facts if fact.known])
+        self._table.acknowledge([Acknowledged(fact.row.key, fact.row.version, 1) for fact in facts if fact.known], 0)
         return write(self, held, facts)
 
     patch.setattr(Drain, "_write", acknowledge_then_write)

@@ -10,6 +10,7 @@ from flowloom.consistency.drain import Drain
 from flowloom.consistency.marks import NODE_KINDS
 from flowloom.consistency.operations import Operations
 from flowloom.consistency.options import Options
+from flowloom.consistency.place import Place
 from flowloom.consistency.recovery import RecoveryCore
 from flowloom.consistency.table import AuditEntry, Ref
 from flowloom.kernel.clock import ManualClock
@@ -17,6 +18,7 @@ from flowloom.kernel.errors import Unavailable
 from flowloom.model.codec import encode
 from flowloom.model.keys import deployment_prefix, key_of, parse_key
 from flowloom.northbound.bus import Publisher
+from flowloom.northbound.pointer import pointer_key
 from flowloom.northbound.store import Entry, Store
 from flowloom.testing.fake_store import MemoryDatabase
 from flowloom.testing.sql_model import Content, NeutronTransaction, SqlModel
@@ -30,6 +32,8 @@ OPTIONS = Options(DEPLOYMENT, guard_objects=50, reread_per_second=1000.0, versio
 class Link:
     """Satisfies `drain.Northbound`; cut: the store does not answer this service."""
 
+    generation = 0
+
     def __init__(self, database: MemoryDatabase) -> None:
         self.cut = False
         self._store = database.open()
@@ -41,6 +45,9 @@ class Link:
 
     def publisher(self) -> Publisher | None:
         return None
+
+    def look_again(self) -> Place:
+        return Place()
 
 
 class World:
@@ -197,6 +204,8 @@ class World:
         wanted = self.wanted()
         found = []
         for entry in self.store.entries(deployment_prefix(DEPLOYMENT)):
+            if entry.key == pointer_key(DEPLOYMENT):
+                continue
             if entry.key.count("/") == 5 and parse_key(entry.key).kind in NODE_KINDS:
                 continue
             should = wanted.pop(entry.key, None)

@@ -11,7 +11,8 @@ from flowloom.consistency.table import Fact, Ref, Row
 from flowloom.kernel.errors import Rejected
 from flowloom.neutron.database import Contended, SqlDatabase
 from flowloom.neutron.database_time import database_now
-from flowloom.neutron.models import AUDIT, GUARD, LEASE, SYNC, TABLES
+from flowloom.neutron.models import AUDIT, GUARD, LEASE, MOVE, SYNC, TABLES
+from flowloom.neutron.places import SqlPlaceTable
 from flowloom.neutron.tables import Adoptable, SqlAuditTable, SqlLeaseTable, SqlSyncTable
 from flowloom.testing.table_conformance import KINDS, PROJECT, SCOPE, TableBench, Tables, record_of
 
@@ -104,10 +105,15 @@ class SqlBench(TableBench):
         self._is_cut = False
         empty_tables(databases[0])
 
+    @property
+    def locks_reach_everywhere(self) -> bool:  # type: ignore[override]
+        return len(self.databases) == 1
+
     def open(self) -> Tables:
         database = self.databases[self._opened % len(self.databases)]
         self._opened += 1
-        return Tables(SqlSyncTable(database, translate, adoptable), SqlLeaseTable(database), SqlAuditTable(database))
+        sync = SqlSyncTable(database, translate, adoptable)
+        return Tables(sync, SqlLeaseTable(database), SqlAuditTable(database), SqlPlaceTable(database))
 
     def change(self, ref: Ref, content: str, project_id: str = PROJECT, scope: str = SCOPE) -> int:
         return self._in_neutron(
@@ -127,7 +133,7 @@ class SqlBench(TableBench):
         """Everything that is noted is as much older."""
 
         def age(connection: sa.Connection) -> None:
-            for column in (LEASE.c.expires_at, SYNC.c.dirty_since, AUDIT.c.at, GUARD.c.at):
+            for column in (LEASE.c.expires_at, SYNC.c.dirty_since, AUDIT.c.at, GUARD.c.at, MOVE.c.began_at):
                 statement = sa.update(column.table).where(column > 0).values({column.name: column - seconds})
                 connection.execute(statement)
 

@@ -11,6 +11,7 @@ from sql_bench import SqlBench, create_tables
 from flowloom.consistency.drain import BATCHES_PER_TURN, LOCK_PREFIX, REREADS_MAX, Drain, write_of
 from flowloom.consistency.lease import LEASE_SECONDS, MARGIN
 from flowloom.consistency.marks import mark
+from flowloom.consistency.place import Place
 from flowloom.consistency.table import Fact, Ref, Row, SyncTable
 from flowloom.kernel.clock import ManualClock
 from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
@@ -36,6 +37,11 @@ class Sink:
 
     def store(self) -> Store:
         return self._store
+
+    generation = 0
+
+    def look_again(self) -> Place:
+        return Place()
 
     def publisher(self) -> Publisher | None:
         return None if self._published is None else self
@@ -400,7 +406,7 @@ def test_a_database_that_goes_away_in_between_is_said_and_repeated_without_loss(
         def __init__(self, table: SyncTable) -> None:
             self._table = table
 
-        def acknowledge(self, _done: object) -> None:
+        def acknowledge(self, _done: object, _generation: int) -> bool:
             raise Unavailable("the connection broke")
 
         def dirty(self, project_id: str, limit: int, skip: Collection[int] = ()) -> list[Fact]:

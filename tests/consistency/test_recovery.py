@@ -410,10 +410,10 @@ def test_a_lock_lost_between_comparison_and_repair_changes_nothing(world: World)
     tamper(world, Ref("port", "o0001"))
     reopen = service._table.reopen
 
-    def stolen(lease, wanted):  # type: ignore[no-untyped-def]
+    def stolen(lease, wanted, generation):  # type: ignore[no-untyped-def]
         world.jumped += 16.0  # By the database's clock the lease is over; by our own we do not know it yet.
         assert world.tables.take(lease.name, "another", 15) is not None
-        return reopen(lease, wanted)
+        return reopen(lease, wanted, generation)
 
     service._table.reopen = stolen  # type: ignore[method-assign]
     version = world.sql.table("sync")[Ref("port", "o0001")].version
@@ -457,9 +457,9 @@ def test_a_store_that_goes_away_in_the_middle_of_a_repair_leaves_the_lock_free(w
     tamper(world, Ref("port", "o0001"))
     reopen = service._table.reopen
 
-    def reopen_then_cut(lease, wanted):  # type: ignore[no-untyped-def]
+    def reopen_then_cut(lease, wanted, generation):  # type: ignore[no-untyped-def]
         world.store.available = False
-        return reopen(lease, wanted)
+        return reopen(lease, wanted, generation)
 
     service._table.reopen = reopen_then_cut  # type: ignore[method-assign]
     world.run(2)

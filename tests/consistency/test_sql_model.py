@@ -16,10 +16,11 @@ class ModelBench(TableBench):
         self._now = 1_700_000_000.0
         self._reachable = True
         self.database = SqlModel(lambda: self._now, self._step, conflicts)
+        self.locks_reach_everywhere = conflicts is Conflicts.LOCKING
 
     def open(self) -> Tables:
         tables = ModelTables(self.database)
-        return Tables(tables, tables, tables)
+        return Tables(tables, tables, tables, tables)
 
     def change(self, ref: Ref, content: str, project_id: str = PROJECT, scope: str = SCOPE) -> int:
         return self._write(ref, Content(project_id, scope, content))

@@ -187,7 +187,7 @@ def test_a_node_that_has_not_heard_of_a_take_over_cannot_commit_a_reopening(gale
             assert new is not None and new.fence == old.fence + 1
             late = SqlSyncTable(there, translate, adoptable)
             with ThreadPoolExecutor(1) as pool:
-                reopening = pool.submit(late.reopen, old, [Reopen(port("p"), 50, PROJECT, SCOPE)])
+                reopening = pool.submit(late.reopen, old, [Reopen(port("p"), 50, PROJECT, SCOPE)], 0)
                 with pytest.raises(TimeoutError):
                     reopening.result(1.0)
                 holding.exec_driver_sql("UNLOCK TABLES")

@@ -124,7 +124,7 @@ def test_recovery_processes_have_each_a_socket_a_port_and_a_name(lab: Lab) -> No
         str(layout.dir / "recovery@2.sock"),
     )
     file.unlink()
-    assert [name for name in faults.names(plan) if name.startswith("recovery")] == ["recovery", "recovery@2"]
+    assert [name for name in faults.names(layout, plan) if name.startswith("recovery")] == ["recovery", "recovery@2"]
     layout.neutron_dir.mkdir()
     both = [faults.find(layout, plan, name) for name in ("recovery", "recovery@2")]
     assert all(isinstance(part, parts.Part) for part in both)

@@ -72,7 +72,17 @@ class World:
         return str(made["id"])
 
     def update(self, cloud: Cloud, port: str, name: str) -> None:
-        cloud.update("port", port, name=name)
+        def updated() -> bool:
+            try:
+                cloud.update("port", port, name=name)
+            except Refused as error:
+                # Another node of Galera may not have applied yet what this client was told by the first.
+                if error.status != 404 or len(self.clouds) == 1 or self.accepted.get(port) is None:
+                    raise
+                return False
+            return True
+
+        wait_for(updated, PATIENCE_SECONDS)
         self.accepted[port] = name
 
     def delete(self, cloud: Cloud, port: str) -> None:

@@ -186,6 +186,24 @@ def test_the_log_is_bounded(bench: SqliteBench) -> None:
     store.close()
 
 
+def test_a_long_log_is_trimmed_now_and_then(bench: SqliteBench) -> None:
+    store = bench.connect("log_max=2000&synchronous=normal")
+    store.apply([Write(f"/{number}", 1, b"") for number in range(5000)])
+    counts = set()
+    with sqlite3.connect(bench.directory / "northbound.sqlite") as connection:
+        for version in range(1, 11):
+            store.apply([Write("/a", version, b"")])
+            counts.update(connection.execute("SELECT count(*) FROM change").fetchone())
+        store.apply([Write("/a", 11, b"")])
+        once = bench.connect("log_max=2000&synchronous=normal")  # Whoever writes only once trims, too.
+        once.apply([Write("/a", 12, b"")])
+        assert connection.execute("SELECT count(*) FROM change").fetchone() == (2000,)
+        once.close()
+    connection.close()
+    assert counts == {2000, 2001}
+    store.close()
+
+
 def test_bells_of_dead_watchers_are_removed_and_live_ones_kept(bench: SqliteBench) -> None:
     store = bench.open_store()
     bells = bench.directory / "northbound.sqlite.d"
@@ -252,6 +270,14 @@ def test_what_somebody_changes_by_hand_is_seen_by_every_watch(bench: SqliteBench
     by_hand("INSERT INTO object VALUES ('/c', 7, 'new')", "REPLACE INTO object VALUES ('/a', 'nine', NULL)")
     assert list(watch.next(5.0).entries) == [Entry("/c", 7, b"new"), Entry("/a", 0, None)]
     assert store.apply([Write("/a", 1, b"again")])[0].applied
+
+
+def test_what_a_hand_left_that_is_no_version_counts_as_older_than_any(bench: SqliteBench, by_hand) -> None:  # type: ignore[no-untyped-def]
+    store = bench.open_store()
+    store.apply([Write("/a", 7, b"1")])
+    by_hand("UPDATE object SET version = 'nine' WHERE key = '/a'")
+    assert store.apply([Write("/a", 1, b"2")])[0] == ("/a", True, 1)
+    assert store.get(["/a"]) == [Entry("/a", 1, b"2")]
 
 
 @pytest.mark.parametrize(

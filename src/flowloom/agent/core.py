@@ -18,6 +18,7 @@ from typing import Final, assert_never
 from flowloom.agent.events import (
     BatchDone,
     ClaimKey,
+    FollowStore,
     KeyClaimed,
     KeyNotClaimed,
     Log,
@@ -99,7 +100,7 @@ Event = (
     | Changes
     | StoreAnswer
 )
-Effect = Request | OpenSwitch | ReadSwitch | SendBatch | PacketOut | WriteRecords | ClaimKey | Log
+Effect = Request | OpenSwitch | ReadSwitch | SendBatch | PacketOut | WriteRecords | ClaimKey | FollowStore | Log
 
 
 class AgentCore:
@@ -257,6 +258,8 @@ class AgentCore:
                 self._found_chassis(record)  # type: ignore[arg-type]
             self._unmerged[kind, id] = record
         effects: list[Effect] = list(step.requests)
+        if (pointer := self.inlet.pointer(step.changes)) is not None:
+            effects.append(FollowStore(pointer))
         if self.follower.epoch != self._epoch:
             if self._epoch:
                 # Wiped or restored: what this node alone can write, nobody else brings back; its number may be free.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from flowloom.northbound.pointer import Pointer
 from flowloom.northbound.store import Outcome, Write
 from flowloom.southbound.ledger import Ticket
 from flowloom.southbound.switch import Batch, Refusal
@@ -108,6 +109,15 @@ class WriteRecords(NamedTuple):
 
 class ClaimKey(NamedTuple):
     """Claim the integer key of this chassis: `KeyClaimed` or `KeyNotClaimed`."""
+
+
+class FollowStore(NamedTuple):
+    """The deployment's store is where the pointer says, unless a later one is known; not answered.
+
+    Where it is another one than before, `Gone` comes.
+    """
+
+    pointer: Pointer
 
 
 class Log(NamedTuple):

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from flowloom.compiler.schema import KINDS
+from flowloom.kernel.errors import Rejected
 from flowloom.model.keys import NO_PROJECT, scope_prefix
 from flowloom.model.records import PortStatus, Record
+from flowloom.northbound.pointer import Pointer, pointer_key, pointer_of
 from flowloom.northbound.store import Entry
 from flowloom.northbound.topology import Change, entries_to_changes
 
@@ -27,10 +29,22 @@ class Inlet:
         self.bad: dict[str, str] = {}
         self.bad_count = 0
         self._own = scope_prefix(deployment, NO_PROJECT, chassis)
+        self._pointer = pointer_key(deployment)
 
     def passes_over(self, key: str) -> bool:
-        """Nobody here reads what is stored at `key`: the status of a port of another chassis."""
-        return _STATUS in key and not key.startswith(self._own)
+        """No record is made of what is stored at `key`: the status of a port of another chassis, the pointer."""
+        return key == self._pointer or (_STATUS in key and not key.startswith(self._own))
+
+    def pointer(self, entries: Iterable[Entry]) -> Pointer | None:
+        """The pointer to the deployment's store, if it is among `entries`; None too for one that cannot be read."""
+        for entry in entries:
+            if entry.key == self._pointer:
+                try:
+                    return pointer_of(entry)
+                except Rejected as error:
+                    self.bad_count += 1
+                    self.bad[entry.key] = error.why
+        return None
 
     def changes(self, entries: Iterable[Entry]) -> Sequence[Change]:
         """What concerns this node, in order.

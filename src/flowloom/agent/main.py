@@ -70,7 +70,7 @@ def _serve(settings: AgentSettings, stack: contextlib.ExitStack) -> None:
     control = ControlSocket(settings.control, loop.ask)
     stack.callback(control.close)
     _export(settings, loop, stack)
-    store = LateStore(lambda: open_store(settings.store))
+    store = LateStore(settings.store, settings.deployment, open_store)
     stack.callback(store.close)
     bus = _bus(settings)
     publisher = _join_bus(bus, settings, inbox, stack) if bus is not None else None

@@ -14,8 +14,9 @@ from typing import Final
 
 from flowloom.agent.events import ClaimKey, KeyClaimed, KeyNotClaimed, NotWritten, WriteRecords, Written
 from flowloom.kernel.backoff import Backoff
-from flowloom.kernel.errors import Rejected, StartOver, Unavailable
+from flowloom.kernel.errors import Misconfigured, Rejected, StartOver, Unavailable
 from flowloom.northbound.bus import BusEvent, Gone, Publisher
+from flowloom.northbound.pointer import Pointer, open_in_force, pointer_key, pointer_of, same_place
 from flowloom.northbound.requests import Answer, Request, ask
 from flowloom.northbound.store import Changes, Cursor, Store, Watch, Write
 
@@ -27,16 +28,28 @@ Deliver = Callable[[Heard], None]
 
 
 class LateStore:
-    """A store that may not answer yet when it is first opened: opened on use, until that has worked once."""
+    """The deployment's store as far as this agent knows, opened on use, until that has worked once.
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:
+    It begins with the configured one and goes where pointers lead (`northbound.pointer`).  Any thread may use it.
+    """
+
+    def __init__(self, configured: str, deployment: str, opener: Callable[[str], Store]) -> None:
         """Misconfigured when the URL is wrong; a server that does not answer is tried again later."""
-        self._open_store = open_store
+        self._configured = configured
+        self._deployment = deployment
+        self._opener = opener
         self._lock = threading.Lock()
+        self._url = configured
+        self._generation = 0
         self._store: Store | None = None
+        self._former: Store | None = None  # Until the one that it points at is open.
         self._closed = False
-        with contextlib.suppress(Unavailable):  # Every later use says so again.
+        try:
             self.get()
+        except Unavailable:
+            pass  # Every later use says so again.
+        except Rejected as error:
+            raise Misconfigured("store", str(error)) from error
 
     def get(self) -> Store:
         """The open store.  Unavailable when it cannot be opened now."""
@@ -44,15 +57,61 @@ class LateStore:
             if self._closed:
                 raise Unavailable("the agent is ending")
             if self._store is None:
-                self._store = self._open_store()
+                self._store = self._open()
             return self._store
+
+    def follow(self, pointer: Pointer) -> bool:
+        """Go where a pointer leads, unless one of a later generation led here; whether that is another store."""
+        with self._lock:
+            if self._closed or pointer.generation <= self._generation:
+                return False
+            self._generation = pointer.generation
+            if same_place(pointer.url, self._url):
+                return False
+            self._url = pointer.url
+            if self._store is not None:
+                self._close(self._former)
+                self._former, self._store = self._store, None
+            return True
+
+    def is_current(self, store: Store) -> bool:
+        """Whether `store` is what `get` gives, without waiting."""
+        return self._store is store
 
     def close(self) -> None:
         """Release it."""
         with self._lock:
             self._closed = True
-            if self._store is not None:
-                self._store.close()
+            self._close(self._former)
+            self._close(self._store)
+
+    def _open(self) -> Store:
+        """Under the lock."""
+        try:
+            found = open_in_force(self._configured, self._deployment, self._opener, self._url, self._generation)
+        except (Unavailable, Misconfigured, Rejected) as error:
+            if self._generation == 0:
+                raise
+            self._ask_former()
+            raise Unavailable(f"the deployment moved to {self._url}, which cannot be used here: {error}") from error
+        self._url, self._generation = found.url, found.generation
+        self._close(self._former)
+        self._former = None
+        return found.store
+
+    def _ask_former(self) -> None:
+        """Where the one that led here leads now: the deployment may have moved on, or back."""
+        if self._former is None:
+            return
+        with contextlib.suppress(Unavailable, Rejected):
+            pointer = pointer_of(self._former.get([pointer_key(self._deployment)])[0])
+            if pointer is not None and pointer.generation > self._generation:
+                self._url, self._generation = pointer.url, pointer.generation
+
+    @staticmethod
+    def _close(store: Store | None) -> None:
+        if store is not None:
+            store.close()
 
 
 class StoreThreads:
@@ -69,7 +128,7 @@ class StoreThreads:
         self._publisher = publisher
         self._deliver = deliver
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._writes: queue.SimpleQueue[WriteRecords | ClaimKey | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[WriteRecords | ClaimKey | Pointer | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._read, name="store-read", daemon=True),
             threading.Thread(target=self._write, name="store-write", daemon=True),
@@ -84,6 +143,10 @@ class StoreThreads:
     def write(self, work: WriteRecords | ClaimKey) -> None:
         """Bounded by the core: one of each is under way at most."""
         self._writes.put(work)
+
+    def follow(self, pointer: Pointer) -> None:
+        """The deployment's store may be another one; when it is, `Gone` is delivered."""
+        self._writes.put(pointer)  # Not here: it may have to wait for a store that is being opened.
 
     def close(self, timeout_seconds: float) -> None:
         """Finish what was begun."""
@@ -104,6 +167,9 @@ class StoreThreads:
         while (work := self._writes.get()) is not None:
             if isinstance(work, ClaimKey):
                 self._deliver(self._claimed())
+            elif isinstance(work, Pointer):
+                if self._store.follow(work):
+                    self._deliver(Gone(f"the deployment moved to store generation {work.generation}"))
             else:
                 self._deliver(self._written(work.writes))
 
@@ -159,7 +225,8 @@ class WatchThread:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                watch = self._open()
+                store = self._store.get()
+                watch = store.watch(self._prefix, _now(store, self._prefix))
             except (Unavailable, StartOver):
                 self._closed.wait(self._backoff.next_delay())
                 continue
@@ -170,15 +237,12 @@ class WatchThread:
                 self._deliver(Gone("the change feed begins"))
             # StartOver: the history was trimmed, or is another one.
             with contextlib.suppress(StartOver):
-                self._follow(watch)
+                self._follow(watch, store)
 
-    def _open(self) -> Watch:
-        store = self._store.get()
-        return store.watch(self._prefix, _now(store, self._prefix))
-
-    def _follow(self, watch: Watch) -> None:
+    def _follow(self, watch: Watch, store: Store) -> None:
+        """Until the end, or until the deployment's store is another one."""
         try:
-            while not self._closed.is_set():
+            while not self._closed.is_set() and self._store.is_current(store):
                 try:
                     changes = watch.next(WATCH_SECONDS)
                 except Unavailable:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TextIO, assert_never
 
 from flowloom.agent import answers
 from flowloom.agent.core import AgentCore, Effect, Event
-from flowloom.agent.events import ClaimKey, Log, OpenSwitch, PacketOut, ReadSwitch, SendBatch, WriteRecords
+from flowloom.agent.events import ClaimKey, FollowStore, Log, OpenSwitch, PacketOut, ReadSwitch, SendBatch, WriteRecords
 from flowloom.agent.northside import StoreThreads
 from flowloom.agent.packets import PacketQueues
 from flowloom.agent.switchside import SwitchThread
@@ -149,6 +149,8 @@ class Loop:
                     self._store.ask(effect)
                 case WriteRecords() | ClaimKey():
                     self._store.write(effect)
+                case FollowStore(pointer):
+                    self._store.follow(pointer)
                 case Log(level, text):
                     self._say(level, text)
                 case _:

@@ -145,6 +145,28 @@ class Job(msgspec.Struct, frozen=True):
     sample: tuple[Unequal, ...] = ()
 
 
+class MoveState(msgspec.Struct, frozen=True):
+    """Which store is in force, and the newest move; see `consistency.place`.  number 0: there was never one.
+
+    done, total: of one that is done: objects on which Neutron and the new store agree, of all.
+    """
+
+    generation: int = 0
+    in_force: str = ""
+    number: int = 0
+    step: str = ""
+    under_way: bool = False
+    source: str = ""
+    target: str = ""
+    by: str = ""
+    seconds: float = 0.0
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    seconds_left: float = -1.0
+    why: str = ""
+
+
 class Audit(msgspec.Struct, frozen=True):
     """One repair, or one that was not made; see `consistency.table.AuditEntry`."""
 

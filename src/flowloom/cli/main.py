@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
 
+from flowloom.cli import store as store_verbs
 from flowloom.kernel.errors import FlowloomError, Misconfigured
 
 OK = 0
@@ -118,6 +119,13 @@ def _consistency(commands: Parsers) -> None:
 
     store = commands.add_parser("store", help="the northbound store as a whole")
     verbs = store.add_subparsers(dest="verb", metavar="VERB", required=True)
+    store_verbs.register(verbs)
+    move = _asks(verbs, "move", "change the database under a running cloud, without a lost change or packet", _move)
+    move.add_argument("--from", metavar="URL", dest="source", default="", help="the store in force")
+    move.add_argument("--to", metavar="URL", dest="target", default="", help="an empty one; no password in it")
+    move.add_argument("--lost", action="store_true", help="the store in force is lost: begin anew with an empty one")
+    move.add_argument("--abort", action="store_true", help="go back, as long as the target is not in force")
+    move.add_argument("--status", action="store_true", help="how far the move is, and which store is in force")
     _asks(verbs, "rebuild", "bring an empty or old store up to date from Neutron, while everything runs", _rebuild)
 
 
@@ -213,6 +221,12 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     from flowloom.cli import repair
 
     return repair.run_rebuild(arguments)
+
+
+def _move(arguments: argparse.Namespace) -> int:
+    from flowloom.cli import move
+
+    return move.run(arguments)
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from flowloom.kernel.errors import Rejected
 from flowloom.model.codec import decode, encode
 from flowloom.model.keys import deployment_prefix, parse_key, project_prefix
 from flowloom.model.records import PortStatus
+from flowloom.northbound.pointer import pointer_key
 from flowloom.northbound.store import Entry, Store
 
 RELEASE = version("flowloom")
@@ -82,6 +83,7 @@ def list_store(store: Store, deployment: str) -> Listing:
     prefix = deployment_prefix(deployment)
     projects = {_project_of(key) for key in store.versions(prefix).versions}
     held: dict[str, Held] = {}
+    projects.discard(pointer_key(deployment))
     for project in sorted(projects):
         for entry in store.read(project).entries:
             held[entry.key] = held_of(entry)

@@ -15,6 +15,7 @@ from flowloom.model.codec import decode
 from flowloom.model.keys import deployment_prefix, key_of, parse_key
 from flowloom.model.records import Chassis, Port, PortStatus
 from flowloom.northbound.plugins import open_store
+from flowloom.northbound.pointer import open_in_force, pointer_key
 from flowloom.northbound.store import Entry, Store
 
 
@@ -88,6 +89,7 @@ def count_objects(deployment: Deployment) -> Counted:
     """How much the store holds of the deployment.  Unavailable when it does not answer."""
     with opened(deployment) as store:
         versions, cursor = store.versions(deployment_prefix(deployment.deployment))
+    versions.pop(pointer_key(deployment.deployment), None)
     tombstones = sum(gone for _, gone in versions.values())
     return Counted(cursor.epoch, len(versions) - tombstones, tombstones)
 
@@ -153,9 +155,9 @@ def _report(entry: Entry | None) -> Reported | None:
 
 @contextmanager
 def opened(deployment: Deployment) -> Iterator[Store]:
-    """The deployment's store, while it is looked at.  Unavailable when it does not answer."""
+    """The deployment's store, the one in force, while it is looked at.  Unavailable when it does not answer."""
     with not_there("flowloom.stores", deployment.store):
-        store = open_store(deployment.store)
+        store = open_in_force(deployment.store, deployment.deployment, open_store).store
     try:
         yield store
     finally:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from flowloom.consistency.lease import LEASE_SECONDS, Held, LeaseLost, hold
 from flowloom.consistency.marks import mark
+from flowloom.consistency.place import Place
 from flowloom.consistency.table import Acknowledged, Fact, LeaseTable, Ref, Row, SyncTable
 from flowloom.kernel.clock import Clock
 from flowloom.kernel.errors import Misconfigured, Rejected, Unavailable
@@ -36,14 +37,23 @@ LOCK_PREFIX = "project:"
 
 
 class Northbound(Protocol):
-    """Where records go."""
+    """Where records go: to the store that is in force, as far as this process knows."""
+
+    @property
+    def generation(self) -> int:
+        """Of that store.  Read it before `store`: then what was written is never of an older store than it says."""
+        ...
 
     def store(self) -> Store:
-        """The store.  Unavailable while it cannot be opened."""
+        """The store; the same object as long as it is the same store.  Unavailable while it cannot be opened."""
         ...
 
     def publisher(self) -> Publisher | None:
         """The publisher that tells the bus what the store has taken; None: nobody follows a bus."""
+        ...
+
+    def look_again(self) -> Place:
+        """Ask which store is in force, and use that one from now on."""
         ...
 
 
@@ -170,26 +180,32 @@ class Drain:
         writes = {fact.row: write_of(self._deployment, fact) for fact in facts if fact.known and fact.refused is None}
         rows = {write.key: row for row, write in writes.items()}
         held.check()
+        generation = self._northbound.generation
         outcomes, bad = self._apply(list(writes.values()))
         refused += [(rows[error.ref], error) for error in bad]
         here = [row for row, write in writes.items() if outcomes.get(write.key) == row.version]
         ahead = {key: row for key, row in rows.items() if outcomes.get(key, -1) > row.version}
         self._publish([writes[row] for row in here])
-        self._table.acknowledge([Acknowledged(row.key, row.version, mark(*writes[row])) for row in here])
+        done = [Acknowledged(row.key, row.version, mark(*writes[row])) for row in here]
+        if not self._table.acknowledge(done, generation):
+            # The deployment has moved to another store: all of this is still dirty, and goes there.
+            place = self._northbound.look_again()
+            LOG.info("Store generation %d is in force instead of %d: writing there", place.generation, generation)
+            return Drained(read=len(facts)), set(), {row.key for row in here}
         failures = [(row, error.why) for row, error in refused]
         failures += [(row, f"objects of kind {row.kind!r} are not known to this release") for row in unknown]
         newer = self._still_behind(ahead, outcomes, failures)
         self._table.note(failures)
         for row, error in refused:
             LOG.error("%s %s stays dirty: %s", row.kind, row.id, error.why)
-        done = Drained(
+        drained = Drained(
             read=len(facts),
             written=len(here),
             refused=tuple(error for _, error in refused),
             newer=tuple(newer),
             unknown=tuple(row.ref for row in unknown),
         )
-        return done, {row.key for row, _ in failures}, {row.key for key, row in ahead.items() if key not in newer}
+        return drained, {row.key for row, _ in failures}, {row.key for key, row in ahead.items() if key not in newer}
 
     def _apply(self, writes: list[Write]) -> tuple[dict[str, int], list[Rejected]]:
         """key -> version that the store now holds; those it refuses are left out, and named."""
@@ -230,10 +246,11 @@ class Drain:
     def _give_up(self, held: Held, project: str, why: str) -> None:
         """Say why on the rows and give the lock back; the first error is the one to be told."""
         try:
+            self._northbound.look_again()  # It may have been the former store, which is switched off by now.
             self._table.note_project(project, why)
             while not held.release():
                 pass
-        except Unavailable as error:
+        except (Unavailable, Misconfigured) as error:
             LOG.warning("The lock of project %s runs out by itself: %s", project or "-", error)
 
 

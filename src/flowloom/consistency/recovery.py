@@ -36,12 +36,14 @@ from flowloom.consistency.index import StoreIndex
 from flowloom.consistency.marks import SHARDS
 from flowloom.consistency.options import Options
 from flowloom.consistency.pace import Pace
+from flowloom.consistency.place import Step
 from flowloom.consistency.repair import Repairer
 from flowloom.consistency.shards import Shares
 from flowloom.consistency.table import AuditEntry, AuditTable, LeaseTable, Ref, Row, ShardSum, SyncTable
 from flowloom.kernel.clock import Clock
 from flowloom.kernel.errors import StartOver, Unavailable
 from flowloom.model.keys import deployment_prefix
+from flowloom.northbound.pointer import pointer_key
 from flowloom.northbound.store import Store, Watch
 
 QUEUE_MAX = 10_000
@@ -96,6 +98,7 @@ class RecoveryCore:
         self._clock = clock
         self._nodes = nodes
         self._prefix = deployment_prefix(options.deployment)
+        self._pointer = pointer_key(options.deployment)
         drain_name, repair_name = (
             f"{owner}/drain",
             f"{owner}/repair",
@@ -131,6 +134,7 @@ class RecoveryCore:
             options.lease_seconds,
         )
         self._index = StoreIndex()
+        self._listed: Store | None = None
         self._watch: Watch | None = None
         self._failing_since: float | None = None
         self._ahead: deque[str] = deque(maxlen=QUEUE_MAX)  # Keys at which a drain found the store ahead.
@@ -157,6 +161,7 @@ class RecoveryCore:
 
         A service that has not reached the store for most of a lease's time gives all of that up until it does.
         """
+        self._northbound.look_again()
         if self._cut_off():
             self.shares.release()  # Who reaches the store looks after our shards, and leads.
             return CUT_OFF_SECONDS
@@ -186,7 +191,7 @@ class RecoveryCore:
         return wait
 
     def _take_in(self, wait_seconds: float) -> float:
-        store = self._northbound.store()
+        store = self._store()
         if not self._index.complete:
             self._list(store)
             return 0.0
@@ -198,7 +203,7 @@ class RecoveryCore:
 
     def compare_step(self) -> float:
         """Compare the sums of own shards; look into those that differ; repair what is confirmed."""
-        store = self._northbound.store()
+        store = self._store()
         if not self._index.complete:
             self._list(store)
         if not self._queue:
@@ -212,7 +217,7 @@ class RecoveryCore:
 
     def audit_step(self) -> float:
         """Read a little of the store and of Neutron again, difference or not; adopt objects without a row."""
-        store, now = self._northbound.store(), self._clock.monotonic()
+        store, now = self._store(), self._clock.monotonic()
         if self._index.complete and now >= self._next_versions:
             self._next_versions = now + self.options.versions_seconds
             self._compare_versions(store)
@@ -244,6 +249,16 @@ class RecoveryCore:
 
     # --- following the store -----------------------------------------------------------------
 
+    def _store(self) -> Store:
+        """The store in force.  When it is another one than before, nothing is known of it."""
+        store = self._northbound.store()
+        if store is not self._listed:
+            self._close_watch()
+            self._index.start_over()
+            self._queue.clear()
+            self._listed = store
+        return store
+
     def _cut_off(self) -> bool:
         since, now = self._failing_since, self._clock.monotonic()
         return since is not None and now - since >= CUT_OFF_SHARE * self.options.lease_seconds
@@ -267,6 +282,8 @@ class RecoveryCore:
             self._index.start_over()
             return False
         self._index.followed(changes.entries, changes.cursor)
+        if any(entry.key == self._pointer for entry in changes.entries):
+            self._northbound.look_again()  # The deployment moves to another store at this moment.
         return bool(changes.entries)
 
     def _follow_to_end(self, store: Store) -> None:
@@ -302,6 +319,11 @@ class RecoveryCore:
     def _round(self, store: Store) -> None:
         """Compare sums; queue what differs, unless a guard holds it."""
         began = self._clock.monotonic()
+        place = self._northbound.look_again()
+        if place.move is not None and place.move.step is Step.CUT_OVER and not place.move.progress.why:
+            return  # What the former store took last is still being brought over, and looks like differences.
+        if self._northbound.store() is not store:
+            return
         if self._decision.held and began < self._held_until and self._words() == self._words_seen:
             return
         if began >= self._forget_at:

@@ -87,10 +87,11 @@ class Repairer:
                 done.again += chosen
                 continue
             try:
+                generation = self._northbound.generation
                 judged = reread(self._table, self._northbound.store(), self._deployment, chosen)
                 found = self._sort(chosen, judged.differences, held_kinds, done)
                 done.answers |= zip((suspect.key for suspect in chosen), judged.entries, strict=True)
-                self._update_objects(lock, project, found, done, guard, by or self._owner)
+                self._update_objects(lock, generation, project, found, done, guard, by or self._owner)
                 while not lock.release():  # Unlock; but somebody has left us a row meanwhile.
                     self._drain.drain_under(lock, project, set())
             except LeaseLost as error:
@@ -117,7 +118,14 @@ class Repairer:
         return [each for each in rest if not each.left]
 
     def _update_objects(
-        self, lock: Held, project: str, found: Sequence[Difference], done: Repaired, guard: str, by: str
+        self,
+        lock: Held,
+        generation: int,
+        project: str,
+        found: Sequence[Difference],
+        done: Repaired,
+        guard: str,
+        by: str,
     ) -> None:
         if not found:
             return
@@ -126,8 +134,12 @@ class Repairer:
         placed, strays = [each for each in found if not each.misplaced], [each for each in found if each.misplaced]
         if placed:
             # `update_object` of the talk: make it dirty if the lock is still ours, then the ordinary way.
-            if not self._table.reopen(lock.lease, [each.reopen() for each in placed]):
-                raise LeaseLost(f"the lock of project {project or '-'} went to another while its objects were compared")
+            if not self._table.reopen(lock.lease, [each.reopen() for each in placed], generation):
+                self._northbound.look_again()
+                raise LeaseLost(
+                    f"the lock of project {project or '-'} went to another while its objects were compared, "
+                    "or the deployment moved to another store"
+                )
             self._write(lock, project, {each.ref for each in placed})
         if strays:
             self._bury(lock, strays)

@@ -1,7 +1,7 @@
 """The SQL side as consistency sees it: sync rows with the facts behind them, leases, and the audit.
 
 Three ports, implemented in `neutron.tables` over SQLAlchemy and in `testing.sql_model` in memory; both pass
-`testing.table_conformance`.  Errors: Unavailable (no answer, or the database gave up a deadlock again and again;
+`testing.table_conformance`.  (A fourth, which store is in force, is in `place`.)  Errors: Unavailable (no answer, or the database gave up a deadlock again and again;
 the outcome of a write is then unknown, and repeating it is harmless).
 """
 
@@ -114,10 +114,12 @@ class SyncTable(Protocol):
         """Rows of these objects as they are now; an object without a row is left out."""
         ...
 
-    def acknowledge(self, done: Sequence[Acknowledged]) -> None:
+    def acknowledge(self, done: Sequence[Acknowledged], generation: int) -> bool:
         """Move `synced_version` and `mark` forward; never back.  A row is clean when both versions meet.
 
         One above the row's version changes nothing: Neutron's database was restored since it was read.
+        False, and nothing is changed, when `generation`, in which it was written, is not in force (`place.Place`):
+        another store is.  The generation is compared in the same transaction.
         """
         ...
 
@@ -129,10 +131,12 @@ class SyncTable(Protocol):
         """The same on every dirty row of a project."""
         ...
 
-    def reopen(self, lease: Lease, wanted: Sequence[Reopen]) -> bool:
+    def reopen(self, lease: Lease, wanted: Sequence[Reopen], generation: int) -> bool:
         """Make these objects dirty with synced_version 0, if `lease` is still the newest of its name.
 
-        False: it is not, and nothing was changed.  The fence of the lease is compared in the same transaction.
+        generation: of the store in which something was found wrong with them.
+        False: the lease is another's, or another generation is in force, and nothing was changed.  The fence of the
+        lease and the generation are compared in the same transaction.
         """
         ...
 

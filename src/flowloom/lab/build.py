@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from flowloom.kernel.errors import Misconfigured, Unavailable
-from flowloom.lab import files, host, network, parts, processes, tools
+from flowloom.lab import files, host, network, parts, processes, store, tools
 from flowloom.lab.layout import HOSTS_MAX, RECOVERIES_MAX, Layout
 from flowloom.lab.ports import check_free, free_port
 from flowloom.lab.state import State, boot_id, load, save, write
+from flowloom.lab.stores import forms
 from flowloom.northbound.plugins import open_bus, open_store
 
 HOSTS_AT_ONCE = 3
@@ -25,7 +26,10 @@ _SWEEPS_MAX = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What `up` was asked for.  sql, store "": the lab's own; bus None: the lab's own, "": none; api_port 0: any."""
+    """What `up` was asked for.  sql, store "": the lab's own; bus None: the lab's own, "": none; api_port 0: any.
+
+    store: a URL, or a form of `flowloom.lab.stores.forms`.
+    """
 
     hosts: int = 2
     sql: str = ""
@@ -59,6 +63,12 @@ def plan(layout: Layout, request: Request) -> State:
     if request.sql.partition(":")[0] in ("mysql", "mariadb"):
         why = "name the driver that is installed: mysql+pymysql://user:password@host/database?charset=utf8"
         raise Misconfigured("--sql", why)
+    form = request.store if request.store and ":" not in request.store else ""
+    if form and form != forms.EMBEDDED:
+        forms.check(form, "--store")
+        if request.bare:
+            raise Misconfigured("--store", f"{form}: a bare lab is hosts and switches alone and has no store")
+    form, own_store = (form, True) if form in forms.FORMS else ("", not request.store or form == forms.EMBEDDED)
     return State(
         phase="building",
         boot=boot_id(),
@@ -66,12 +76,13 @@ def plan(layout: Layout, request: Request) -> State:
         hosts=request.hosts,
         bare=request.bare,
         sql=request.sql or layout.default_sql(),
-        store=request.store or layout.default_store(),
+        store=layout.default_store() if own_store else request.store,
         bus=layout.default_bus() if request.bus is None else request.bus,
-        own_store=not request.store and not request.bare,
+        own_store=own_store and not request.bare,
         own_bus=request.bus is None and not request.bare,
         api_port=0 if request.bare else request.api_port,
         recoveries=request.recoveries,
+        store_form=form,
     )
 
 
@@ -95,10 +106,10 @@ def is_lab(layout: Layout) -> bool:
 
 def check_same(present: State, wanted: State, layout: Layout) -> None:
     """Misconfigured when the lab that is up is not the one that is wanted."""
-    fields = ("hosts", "bare", "sql", "store", "bus", "recoveries")
-    for name in fields:
-        if getattr(present, name) != getattr(wanted, name):
-            was = f"the lab in {layout.dir} is up with {name} {getattr(present, name)!r}"
+    for name in ("hosts", "bare", "sql", "store", "bus", "recoveries"):
+        was, now = (_said(state, name) for state in (present, wanted))
+        if was != now:
+            was = f"the lab in {layout.dir} is up with {name} {was!r}"
             raise Misconfigured(f"--{name}", f"{was}: `flowloom lab down` first, or choose another --dir")
 
 
@@ -109,17 +120,20 @@ def build(layout: Layout, wanted: State, log: Log) -> None:
     for directory in (layout.store_dir, layout.bus_dir, layout.neutron_dir, layout.dir / "vms"):
         directory.mkdir(exist_ok=True)
     if not wanted.bare:
-        metrics_port = free_port(parts.metrics_ports(wanted.recoveries))
-        wanted = msgspec.structs.replace(wanted, api_port=_port(wanted.api_port), metrics_port=metrics_port)
+        wanted = _with_ports(layout, wanted)
         save(layout, wanted)
-        _check_servers(wanted, log)
-    with ThreadPoolExecutor(HOSTS_AT_ONCE + 1) as pool:
+        if not wanted.store_form:
+            _check_servers(wanted, log)
+    with ThreadPoolExecutor(HOSTS_AT_ONCE + 2) as pool:
+        servers = pool.submit(_store, layout, wanted, log) if wanted.store_form else None
         schema = None if wanted.bare else pool.submit(_schema, layout, wanted, log)
         network.add_underlay(layout)
         log(f"underlay: bridge in namespace {layout.underlay}")
         hosts = [layout.host(number) for number in range(1, wanted.hosts + 1)]
         for host_layout, _ in zip(hosts, pool.map(lambda each: host.build(each, wanted), hosts), strict=True):
             log(f"host {host_layout.name}: switch up, tunnel address {host_layout.tunnel_ip}")
+        if servers is not None:
+            servers.result()
         if schema is not None:
             _control_plane(layout, wanted, log, schema.result)
     write(layout.deployment_file, files.deployment(layout, wanted))
@@ -187,7 +201,14 @@ def _control_plane(layout: Layout, wanted: State, log: Log, await_schema: Callab
         parts.launch(parts.bus(layout, wanted), layout)
         parts.await_ready(parts.bus(layout, wanted))
         log(f"bus: {wanted.bus}")
-    agents = [parts.agent(layout.host(number)) for number in range(1, wanted.hosts + 1)]
+    hosts = [layout.host(number) for number in range(1, wanted.hosts + 1)]
+    ports = store.relayed_ports(layout, wanted)
+    relays = [parts.relay(each, ports) for each in hosts if ports]
+    for relay in relays:
+        parts.launch(relay, layout)
+    for relay in relays:
+        parts.await_ready(relay)
+    agents = [parts.agent(each) for each in hosts]
     for agent in agents:
         parts.launch(agent, layout)
     await_schema()
@@ -198,6 +219,11 @@ def _control_plane(layout: Layout, wanted: State, log: Log, await_schema: Callab
     for part in (*agents, *neutron):
         parts.await_ready(part)
         log(f"{part.name}: {wanted.api_url}" if part.name == "api" else f"{part.name}: answers")
+
+
+def _store(layout: Layout, wanted: State, log: Log) -> None:
+    store.start(layout, wanted)
+    _check_servers(wanted, log)
 
 
 def _schema(layout: Layout, wanted: State, log: Log) -> None:
@@ -215,6 +241,21 @@ def _check_servers(wanted: State, log: Log) -> None:
         except Unavailable as error:
             raise Misconfigured(setting, f"{url} does not answer: {error}") from error
     log(f"store: {wanted.store}")
+
+
+def _said(state: State, name: str) -> object:
+    """What the option `name` of `up` was; of a store of its own servers, not the URL that it has come to."""
+    return state.store_form if name == "store" and state.store_form else getattr(state, name)
+
+
+def _with_ports(layout: Layout, wanted: State) -> State:
+    """The same lab, with ports for everything that listens on the loopback, and the store's URL."""
+    metrics = parts.metrics_ports(wanted.recoveries)
+    first = free_port(metrics + (forms.FORMS[wanted.store_form].ports if wanted.store_form else 0))
+    store_port = first + metrics if wanted.store_form else 0
+    chosen = msgspec.structs.replace(wanted, api_port=_port(wanted.api_port), metrics_port=first, store_port=store_port)
+    servers = store.members(layout, chosen)
+    return msgspec.structs.replace(chosen, store=servers.url) if servers else chosen
 
 
 def _port(asked: int) -> int:

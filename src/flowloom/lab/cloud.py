@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from flowloom.kernel.errors import Misconfigured
-from flowloom.lab import build, dhcp, faults, host, network, neutron, probes, processes, state, status, tools
+from flowloom.lab import build, dhcp, faults, host, network, neutron, probes, processes, state, status, store, tools
 from flowloom.lab.dhcp import Client, Event
 from flowloom.lab.errors import LabFailed, NoSuch
 from flowloom.lab.layout import DEFAULT_DIR, HostLayout, Layout, VmLayout, check_vm_name, host_number
@@ -59,6 +59,7 @@ class Lab:
         """Build the cloud; False when it is up already.  What was built goes away again when it fails.
 
         sql, store, bus: URLs of servers that somebody else runs; "" and None: the lab's own.  bus "": no bus.
+        store: or the name of what the lab is to run itself, see `flowloom.lab.stores.forms`.
         bare: hosts, switches and VMs only.  api_port: 0 for any free one.  recoveries: how many recovery processes.
         progress: called with one line a step.
         """
@@ -206,6 +207,28 @@ class Lab:
         """Undo whatever was done to a part, and wait until it answers; nothing happens when it is up."""
         with state.held(self.layout) as present:
             faults.start(self.layout, present, what)
+
+    # The store.  To start it again: `start("store")`.
+
+    def store_stop(self) -> None:
+        """End the store's servers in good order; cut an embedded store off."""
+        with state.held(self.layout) as present:
+            store.stop(self.layout, present)
+
+    def store_wipe(self) -> None:
+        """Stop the store, throw away all it holds, and start it empty."""
+        with state.held(self.layout) as present:
+            store.wipe(self.layout, present)
+
+    def store_save(self, name: str) -> None:
+        """Keep a copy of what the store holds; its servers are stopped and started for it."""
+        with state.held(self.layout) as present:
+            store.save(self.layout, present, name)
+
+    def store_restore(self, name: str) -> None:
+        """Stop the store, put a copy in place of what it holds, and start it.  NoSuch when there is no such copy."""
+        with state.held(self.layout) as present:
+            store.restore(self.layout, present, name)
 
     # Probes
 

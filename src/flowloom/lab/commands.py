@@ -18,13 +18,16 @@ from flowloom.lab.cloud import Lab
 from flowloom.lab.errors import LabFailed, NoSuch
 from flowloom.lab.layout import CLOUD, DEFAULT_DIR
 from flowloom.lab.status import Status
+from flowloom.lab.stores import forms
 
 OK, NOT_SO, NO_SUCH = 0, 1, 4
+
+_STORES = ", ".join((forms.EMBEDDED, *forms.FORMS))
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Verb: TypeAlias = Callable[[Lab, argparse.Namespace], int]
 
-_WHAT = "api, recovery, recovery@2, bus, store, agent@h1, switch@h1, ovsdb@h1 or link@h1"
+_WHAT = "api, recovery, recovery@2, bus, store, store@1, sentinel@1, agent@h1, switch@h1, ovsdb@h1, relay@h1 or link@h1"
 
 
 def register(commands: Parsers) -> None:
@@ -46,19 +49,37 @@ def register(commands: Parsers) -> None:
         ("start", _start, "undo kill, pause or cut"),
     ):
         _verb(verbs, name, verb, help).add_argument("what", metavar="WHAT", help=_WHAT)
+    _add_store(verbs)
 
 
 def _add_up(verbs: Parsers) -> None:
     up = _verb(verbs, "up", _up, "build the cloud")
     up.add_argument("--hosts", type=int, default=2, metavar="N", help="number of hosts (default 2)")
     up.add_argument("--sql", default="", metavar="URL", help="Neutron's database (default: SQLite in DIR)")
-    up.add_argument("--store", default="", metavar="URL", help="northbound store (default: SQLite in DIR)")
+    up.add_argument(
+        "--store",
+        default="",
+        metavar="STORE",
+        help=f"northbound store: {_STORES}, or a URL of one that runs (default sqlite)",
+    )
     up.add_argument("--bus", default=None, metavar="URL", help='bus (default: ZeroMQ in DIR; "": none)')
     up.add_argument(
         "--api-port", type=int, default=0, metavar="PORT", help="Neutron's port on 127.0.0.1 (default: a free one)"
     )
     up.add_argument("--recoveries", type=int, default=1, metavar="N", help="recovery processes (default 1)")
     up.add_argument("--bare", action="store_true", help="hosts and switches alone: no agents, no Neutron")
+
+
+def _add_store(verbs: Parsers) -> None:
+    store = verbs.add_parser("store", help="stop, start, wipe, save or restore the lab's own store")
+    deeds = store.add_subparsers(dest="deed", metavar="stop|start|wipe|save|restore", required=True)
+    _verb(deeds, "stop", _store_stop, "end its servers in good order; cut an embedded one off")
+    _verb(deeds, "start", _store_start, "start what does not run, undo stop, kill and pause")
+    _verb(deeds, "wipe", _store_wipe, "throw away all it holds; it runs on, empty")
+    save = _verb(deeds, "save", _store_save, "keep a copy of what it holds; its servers are stopped for it")
+    restore = _verb(deeds, "restore", _store_restore, "put a copy in place of what it holds")
+    for verb in (save, restore):
+        verb.add_argument("name", metavar="NAME", help="of the copy")
 
 
 def _add_vm(verbs: Parsers) -> None:
@@ -174,4 +195,29 @@ def _cut(lab: Lab, arguments: argparse.Namespace) -> int:
 
 def _start(lab: Lab, arguments: argparse.Namespace) -> int:
     lab.start(arguments.what)
+    return OK
+
+
+def _store_stop(lab: Lab, arguments: argparse.Namespace) -> int:
+    lab.store_stop()
+    return OK
+
+
+def _store_start(lab: Lab, arguments: argparse.Namespace) -> int:
+    lab.start("store")
+    return OK
+
+
+def _store_wipe(lab: Lab, arguments: argparse.Namespace) -> int:
+    lab.store_wipe()
+    return OK
+
+
+def _store_save(lab: Lab, arguments: argparse.Namespace) -> int:
+    lab.store_save(arguments.name)
+    return OK
+
+
+def _store_restore(lab: Lab, arguments: argparse.Namespace) -> int:
+    lab.store_restore(arguments.name)
     return OK

@@ -96,6 +96,11 @@ class Layout:
         return self.dir / "store.cut"
 
     @property
+    def store_copies_dir(self) -> Path:
+        """Copies of what the store held."""
+        return self.dir / "store.copies"
+
+    @property
     def bus_dir(self) -> Path:
         return self.dir / "bus"
 
@@ -182,6 +187,11 @@ class HostLayout:
     @property
     def agent_socket(self) -> Path:
         return self.dir / "agent.sock"
+
+    @property
+    def relay_socket(self) -> Path:
+        """Somebody listens here once the host reaches the store's ports."""
+        return self.dir / "relay.sock"
 
 
 @dataclass(frozen=True)

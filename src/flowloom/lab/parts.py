@@ -1,6 +1,7 @@
 """The processes of a lab, each as a value: how it is started, where it writes, when it is ready.
 
-A part's name is `bus`, `api`, `recovery` (a second one is `recovery@2`), or `ovsdb@h1`, `switch@h1`, `agent@h1`.
+A part's name is `bus`, `api`, `recovery` (a second one is `recovery@2`), or `ovsdb@h1`, `switch@h1`, `agent@h1`,
+`relay@h1`; those of the store's servers are in `flowloom.lab.store`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def agent(host: HostLayout) -> Part:
         argv=enter(host.netns, *tools.python("-m", "flowloom", "agent", "--config", str(host.agent_file))),
         ready=lambda: _answers(host.agent_socket),
         ready_seconds=30,
+    )
+
+
+def relay(host: HostLayout, ports: Sequence[int]) -> Part:
+    """The host's way to these ports of the loopback outside."""
+    return Part(
+        name=f"relay@{host.name}",
+        dir=host.dir,
+        argv=tools.python("-m", "flowloom.lab.relay", host.netns, str(host.relay_socket), *map(str, ports)),
+        ready=lambda: _listens(host.relay_socket),
     )
 
 

@@ -35,6 +35,7 @@ class State(msgspec.Struct, frozen=True):
     phase: `building` until `up` has finished.  boot: the boot of the machine it was built in.
     started: seconds since 1970.  bare: hosts and switches only, without agents and control plane.
     sql, store, bus: URLs; bus "" for none.  own_*: the lab runs it itself.
+    store_form: which servers of its own the store consists of (`etcd3`, ...), "" for none; store_port: the first of theirs.
     recoveries: how many recovery processes.  metrics_port: the first of those on which Neutron's side is scraped.
     """
 
@@ -52,6 +53,8 @@ class State(msgspec.Struct, frozen=True):
     vms: dict[str, Vm] = {}
     recoveries: int = 1
     metrics_port: int = 0
+    store_form: str = ""
+    store_port: int = 0
     format: int = 1
 
     @property

@@ -67,7 +67,7 @@ def look(layout: Layout, state: State) -> Status:
         hosts=state.hosts,
         api="" if state.bare else state.api_url,
         age_seconds=max(0.0, time.time() - state.started),
-        parts=tuple(_part(layout, state, name) for name in faults.names(state)),
+        parts=tuple(_part(layout, state, name) for name in faults.names(layout, state)),
         vms=tuple(_vm(layout, state, name) for name in sorted(state.vms)),
     )
 
@@ -77,6 +77,9 @@ def _part(layout: Layout, state: State, name: str) -> PartStatus:
     if isinstance(part, faults.Store):
         cut = layout.store_cut_dir.exists()
         return PartStatus(name, "cut" if cut else "up" if layout.store_dir.exists() else "down")
+    if isinstance(part, faults.Servers):
+        members = [_process(member).state for member in part.parts]
+        return PartStatus(name, next((state for state in ("down", "paused") if state in members), "up"))
     if isinstance(part, faults.Link):
         plugged = network.link_is_up(part.host)
         return PartStatus(name, "down" if plugged is None else "up" if plugged else "cut")

@@ -1,4 +1,4 @@
-"""Flowloom's own tables in Neutron's database: sync rows, leases, audit, guards.
+"""Flowloom's own tables in Neutron's database: sync rows, leases, audit, guards, which store is in force, moves.
 
 The sync table says of each Neutron object that has a northbound record how far the store has followed.
 `version > synced_version` is what "dirty" means.  A row is never removed: after a delete it is the
@@ -129,8 +129,42 @@ class GuardRow(model_base.BASEV2):  # type: ignore[misc]
     approved_by = sa.Column(sa.String(255), nullable=False, server_default="")
 
 
+class StoreRow(model_base.BASEV2):  # type: ignore[misc]
+    """`consistency.place.Place`: one row, written once a move and read with a shared lock by every acknowledgement.
+
+    Hence nothing else is in it: how far a move is changes every second, and is in `MoveRow`.
+    """
+
+    __tablename__ = "flowloom_store"
+
+    id = sa.Column(sa.SmallInteger, primary_key=True, autoincrement=False)
+    generation = sa.Column(sa.BigInteger, nullable=False)
+    url = sa.Column(sa.Text, nullable=False)
+    cloud = sa.Column(sa.String(32), nullable=False)
+
+
+class MoveRow(model_base.BASEV2):  # type: ignore[misc]
+    """One `consistency.place.Move`.  began_at: by the database's clock, seconds since 1970; `what` to `why`: progress."""
+
+    __tablename__ = "flowloom_move"
+
+    number = sa.Column(_Integer64, primary_key=True, autoincrement=False)
+    step = sa.Column(sa.String(16), nullable=False)
+    source = sa.Column(sa.Text, nullable=False)
+    target = sa.Column(sa.Text, nullable=False)
+    by_whom = sa.Column(sa.String(255), nullable=False)
+    began_at = sa.Column(sa.Float(53), nullable=False)
+    what = sa.Column(sa.String(64), nullable=False, server_default="")
+    done = sa.Column(sa.BigInteger, nullable=False, server_default="0")
+    total = sa.Column(sa.BigInteger, nullable=False, server_default="0")
+    seconds_left = sa.Column(sa.Float(53), nullable=False, server_default="-1")
+    why = sa.Column(sa.String(ERROR_CHARACTERS_MAX), nullable=False, server_default="")
+
+
 SYNC: sa.Table = Sync.__table__
 LEASE: sa.Table = LeaseRow.__table__
 AUDIT: sa.Table = AuditRow.__table__
 GUARD: sa.Table = GuardRow.__table__
-TABLES = (SYNC, LEASE, AUDIT, GUARD)
+STORE: sa.Table = StoreRow.__table__
+MOVE: sa.Table = MoveRow.__table__
+TABLES = (SYNC, LEASE, AUDIT, GUARD, STORE, MOVE)

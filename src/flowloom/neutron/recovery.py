@@ -22,8 +22,9 @@ from random import Random
 from typing import Any
 
 from flowloom.consistency.chassis import Nodes
-from flowloom.consistency.drain import Northbound
+from flowloom.consistency.move import Mover
 from flowloom.consistency.operations import Operations
+from flowloom.consistency.place import PlaceTable
 from flowloom.consistency.recovery import RecoveryCore
 from flowloom.consistency.shards import members_of
 from flowloom.consistency.table import AuditTable, LeaseTable, SyncTable
@@ -35,6 +36,7 @@ from flowloom.neutron import explain
 from flowloom.neutron.config import Settings, settings
 from flowloom.neutron.control import ControlSocket
 from flowloom.neutron.database import Database
+from flowloom.neutron.link import NorthboundLink
 from flowloom.neutron.metrics import recovery_samples, serve_recovery
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class Recovery:
         found: Settings,
         database: Database,
         tables: tuple[SyncTable, LeaseTable, AuditTable],
-        northbound: Northbound,
+        places: PlaceTable,
+        northbound: NorthboundLink,
         stop: threading.Event,
         clock: Clock,
         owner: str,
@@ -72,6 +75,18 @@ class Recovery:
         self._owner = owner
         self.core = RecoveryCore(*tables, northbound, clock, Random(), owner, found.recovery, nodes)
         self.operations = Operations(*tables, northbound, clock, Random(), owner, found.recovery)
+        self.mover = Mover(
+            places,
+            tables[0],
+            tables[1],
+            northbound,
+            northbound.open,
+            found.store,
+            clock,
+            found.deployment,
+            owner,
+            found.lease_seconds,
+        )
         self._statuses = Statuses(
             database,
             northbound,
@@ -95,6 +110,7 @@ class Recovery:
             "drain": self._drain,
             "status": self._follow_statuses,
             "jobs": self.operations.work,
+            "move": self.mover.step,
         }
         threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"flowloom-{name}", daemon=True)
@@ -107,15 +123,18 @@ class Recovery:
             thread.join(timeout=10)
         self._statuses.stop()
         with contextlib.suppress(FlowloomError):  # What is not given back runs out.
+            self.mover.stop()
             self.core.stop()
 
     def answer(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to one question of the control socket: status, port, or what `Operations.ask` knows."""
+        """The answer to one question of the control socket: status, port, or what `Operations` and `Mover` know."""
         match question.get("ask"):
             case "status":
                 return self._status()
             case "port":
                 return self._port(str(question.get("id", "")))
+            case "move" | "move status" | "move abort":
+                return self.mover.ask(question)
             case _:
                 return self.operations.ask(question)
 
@@ -144,6 +163,7 @@ class Recovery:
     def _members(self) -> float:
         if self.control is not None:
             self.control.claim()
+        self.mover.keep()
         return self.core.members_step()
 
     def _drain(self) -> float:
@@ -290,20 +310,21 @@ def run_recovery(config_files: Sequence[str], stop: threading.Event) -> None:
     """Load Neutron and recover until `stop` is set.  Misconfigured names a wrong setting."""
     load_neutron(config_files)
     from flowloom.neutron.adoption import adoptable
-    from flowloom.neutron.link import NorthboundLink
     from flowloom.neutron.nodes import Hearing
+    from flowloom.neutron.places import SqlPlaceTable
     from flowloom.neutron.sessions import NeutronDatabase
     from flowloom.neutron.tables import SqlAuditTable, SqlLeaseTable, SqlSyncTable
     from flowloom.neutron.translate import facts
 
     found, clock, database = settings(), SystemClock(), NeutronDatabase()
-    northbound = NorthboundLink(found, "recovery")
+    places = SqlPlaceTable(database)
+    northbound = NorthboundLink(found, "recovery", places)
     with contextlib.suppress(Unavailable):  # A store that is away is waited for; a wrong URL is not.
         northbound.store()
     tables = SqlSyncTable(database, facts, adoptable), SqlLeaseTable(database), SqlAuditTable(database)
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     nodes = Hearing(database, northbound.bus, clock)
-    recovery = Recovery(found, database, tables, northbound, stop, clock, owner, nodes)
+    recovery = Recovery(found, database, tables, places, northbound, stop, clock, owner, nodes)
     recovery.control = ControlSocket(found.control, recovery.answer) if found.control else None
     exported = serve_recovery(found, recovery.samples)
     try:

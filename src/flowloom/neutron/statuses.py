@@ -15,7 +15,7 @@ from flowloom.model.records import PortStatus
 from flowloom.neutron.database import Database
 from flowloom.neutron.reports import Reports
 from flowloom.neutron.status import BoundPort, bound_ports, decide, set_active, set_down
-from flowloom.northbound.store import Cursor
+from flowloom.northbound.store import Cursor, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -51,12 +51,16 @@ class Statuses:
         self._repaired = repaired
         self._seen: dict[str, tuple[int, int]] = {}
         self._cursor: Cursor | None = None
+        self._asked: Store | None = None
         self._due = clock.monotonic()
 
     def step(self, wait_seconds: float) -> float:
         """One pass if it is due, else one wait for changes; in how many seconds to go on."""
         try:
             store = self._northbound.store()
+            if store is not self._asked:  # The deployment has moved: nothing is known of this one's history.
+                self.reports.stop_following()
+                self._asked, self._cursor = store, None
             now = self._clock.monotonic()
             if self._cursor is None or now >= self._due:
                 self._cursor = self.reports.refresh(store)

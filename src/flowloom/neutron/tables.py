@@ -32,7 +32,7 @@ from flowloom.consistency.table import (
 from flowloom.kernel.errors import Unavailable
 from flowloom.neutron.database import Contended, Database
 from flowloom.neutron.database_time import database_now
-from flowloom.neutron.models import AUDIT, ERROR_CHARACTERS_MAX, GUARD, LEASE, SYNC
+from flowloom.neutron.models import AUDIT, ERROR_CHARACTERS_MAX, GUARD, LEASE, STORE, SYNC
 
 TRIES_MAX = 12
 """How often a transaction is tried that the database gives up in favour of others (about 2 s in all)."""
@@ -90,7 +90,7 @@ def _parameter(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger())
 
 
-class _Patient:
+class Patient:
     """Transactions that are tried again while the database gives them up."""
 
     def __init__(self, database: Database, random: Random | None = None) -> None:
@@ -124,7 +124,7 @@ class _Patient:
         time.sleep(self._random.uniform(0.0, min(at_most_seconds, DELAY_SECONDS * 2**number)))
 
 
-class SqlSyncTable(_Patient):
+class SqlSyncTable(Patient):
     """`table.SyncTable` on the rows that capture bumps.  Any thread may use it."""
 
     def __init__(self, database: Database, translate: Translate, adopt: Adopt, random: Random | None = None) -> None:
@@ -177,12 +177,22 @@ class SqlSyncTable(_Patient):
         place = {row.key: number for number, row in enumerate(rows)}
         return sorted(self._translate(connection, rows), key=lambda fact: place[fact.row.key])
 
-    def acknowledge(self, done: Sequence[Acknowledged]) -> None:
+    def acknowledge(self, done: Sequence[Acknowledged], generation: int) -> bool:
         if not done:
-            return
+            return True
         # In one order everywhere: who locks the same rows the other way round would wait for us, and we for him.
-        rows = [{"row_key": each.key, "row_version": each.version, "row_mark": each.mark} for each in sorted(done)]
-        self._writing(lambda connection: connection.execute(_ACKNOWLEDGE, rows))
+        rows = [
+            {"row_key": each.key, "row_version": each.version, "row_mark": each.mark, "of_generation": generation}
+            for each in sorted(done)
+        ]
+
+        def write(connection: sa.Connection) -> bool:
+            # Where every row matched, the generation was in force; else there may be another reason.
+            if connection.execute(_ACKNOWLEDGE, rows).rowcount == len(rows):
+                return True
+            return bool(connection.scalar(_IS_IN_FORCE, {"of_generation": generation}))
+
+        return self._writing(write)
 
     def note(self, failures: Sequence[tuple[Row, str]]) -> None:
         if not failures:
@@ -198,13 +208,14 @@ class SqlSyncTable(_Patient):
         statement = _failed(SYNC.c.project_id == project_id, _DIRTY)
         self._writing(lambda c: c.execute(statement, {"why": storable(why, ERROR_CHARACTERS_MAX)}))
 
-    def reopen(self, lease: Lease, wanted: Sequence[Reopen]) -> bool:
+    def reopen(self, lease: Lease, wanted: Sequence[Reopen], generation: int) -> bool:
         chosen = _highest(wanted)
-        fence = sa.update(LEASE).where(LEASE.c.name == lease.name, LEASE.c.fence == lease.fence)
+        fence = sa.update(LEASE).where(LEASE.c.name == lease.name, LEASE.c.fence == lease.fence, _IN_FORCE)
 
         def write(connection: sa.Connection) -> bool:
             # It changes the lease's row, for then a take-over at the same moment, anywhere, excludes this.
-            if not connection.execute(fence.values(fenced=LEASE.c.fenced + 1)).rowcount:
+            compared = fence.values(fenced=LEASE.c.fenced + 1)
+            if not connection.execute(compared, {"of_generation": generation}).rowcount:
                 return False
             there = _existing(connection, list(chosen))
             again = [each for ref, each in chosen.items() if ref in there]
@@ -252,7 +263,7 @@ class SqlSyncTable(_Patient):
             self._writing(lambda connection: connection.execute(place, places))
 
 
-class SqlLeaseTable(_Patient):
+class SqlLeaseTable(Patient):
     """`table.LeaseTable`: one row a name.  Any thread may use it."""
 
     def take(self, name: str, owner: str, seconds: float) -> Lease | None:
@@ -379,7 +390,7 @@ def _held_by(lease: Lease | _Seen) -> sa.ColumnElement[bool]:
     return sa.and_(LEASE.c.name == lease.name, LEASE.c.owner == lease.owner, LEASE.c.fence == lease.fence)
 
 
-class SqlAuditTable(_Patient):
+class SqlAuditTable(Patient):
     """`table.AuditTable`.  Any thread may use it."""
 
     def append(self, entries: Sequence[AuditEntry]) -> None:
@@ -473,9 +484,18 @@ _DIRTY_OF_PROJECT = (
     .limit(sa.bindparam("limit", type_=sa.Integer()))
 )
 
+# With a shared lock: acknowledgements do not wait for each other, a cut-over waits for those that have compared and
+# not yet committed, and who compares after it sees what it has made.  SQLite has one writer at a time anyway.  Galera
+# knows such a lock at its own node only: there one may slip through that commits elsewhere at the very moment of the
+# cut-over, and recovery's comparison finds it, because its mark is not what the store in force holds.
+_GENERATION = sa.select(STORE.c.generation).where(STORE.c.id == 1)
+_IN_FORCE = sa.func.coalesce(_GENERATION.with_for_update(read=True).scalar_subquery(), 0) == _parameter("of_generation")
+_IS_IN_FORCE = sa.select(_IN_FORCE)
+
 _ACKNOWLEDGE = (
     sa.update(SYNC)
     .where(
+        _IN_FORCE,
         SYNC.c.key == _parameter("row_key"),
         SYNC.c.synced_version < _parameter("row_version"),
         SYNC.c.version >= _parameter("row_version"),

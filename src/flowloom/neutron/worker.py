@@ -24,6 +24,7 @@ from flowloom.neutron.config import Settings
 from flowloom.neutron.database import Database
 from flowloom.neutron.link import NorthboundLink
 from flowloom.neutron.metrics import WorkerCounts
+from flowloom.neutron.places import SqlPlaceTable
 from flowloom.neutron.tables import SqlLeaseTable, SqlSyncTable
 from flowloom.neutron.translate import facts
 
@@ -43,7 +44,7 @@ def drain_of_this_process(settings: Settings, database: Database) -> Drain:
     return Drain(
         SqlSyncTable(database, facts, adoptable),
         SqlLeaseTable(database),
-        NorthboundLink(settings, "neutron"),
+        NorthboundLink(settings, "neutron", SqlPlaceTable(database)),
         SystemClock(),
         settings.deployment,
         owner_of_this_process(),

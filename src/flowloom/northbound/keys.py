@@ -18,6 +18,11 @@ from flowloom.northbound.store import Store, Write
 _TRIES_MAX = 64
 
 
+def claims_prefix(deployment: str) -> str:
+    """Prefix of every claim of one deployment."""
+    return f"/{quote(deployment, safe='')}!claims/"
+
+
 def claim_key(store: Store, deployment: str, kind: str, owner: str) -> int:
     """The integer 1..MAX_KEY of `owner` among all of `kind`; the same at every call, no other owner's.
 
@@ -26,7 +31,7 @@ def claim_key(store: Store, deployment: str, kind: str, owner: str) -> int:
     """
     value = owner.encode()
     for number in _candidates(kind, owner):
-        key = f"/{quote(deployment, safe='')}!claims/{quote(kind, safe='')}/{number}"
+        key = f"{claims_prefix(deployment)}{quote(kind, safe='')}/{number}"
         if store.apply([Write(key, 1, value)])[0].applied:
             return number
         entry = store.get([key])[0]

@@ -10,6 +10,9 @@ from flowloom.kernel.errors import Misconfigured
 from flowloom.northbound.bus import Bus
 from flowloom.northbound.store import Store
 
+_EXTRAS = {"zmq": "zeromq", "rediss": "redis"}
+"""Of schemes whose client is installed by an extra of another name."""
+
 
 class _OpensStore(Protocol):
     def __call__(self, url: str) -> Store: ...
@@ -27,7 +30,8 @@ def _load(group: str, setting: str, url: str) -> object:
     try:
         return found[scheme].load()
     except ImportError as error:
-        extra = scheme.partition("+")[0].replace("zmq", "zeromq")
+        extra = scheme.partition("+")[0]
+        extra = _EXTRAS.get(extra, extra)
         raise Misconfigured(setting, f"{error}; install the client with pip install 'flowloom[{extra}]'") from error
 
 

@@ -81,6 +81,8 @@ class Capabilities:
 
     atomic_batch: `apply` applies all of its writes or none that is not stale, in one atomic step,
         and no reader sees a part of it.
+    batch_writes_max, batch_bytes_max: the most that one atomic step holds, bytes of keys and values together; a
+        larger `apply` is several steps, in the order of its writes.  0: no limit.
     watch: `watch` exists and loses nothing.
     consistent_read: `read` and `versions` are snapshots as of their cursor.
     durable: an applied write survives kill -9 of the server (or of every process, for an embedded store).
@@ -92,6 +94,8 @@ class Capabilities:
     consistent_read: bool
     durable: bool
     value_bytes_max: int
+    batch_writes_max: int = 0
+    batch_bytes_max: int = 0
 
 
 class Watch(Protocol):

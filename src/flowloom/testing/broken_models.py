@@ -94,7 +94,7 @@ def _write_locked(process: Process, project: str) -> bool:
     facts = [fact for fact in process.tables.dirty(project, 100) if fact.known and fact.refused is None]
     _write(process, facts)
     done = [Acknowledged(fact.row.key, fact.row.version, mark(*write_of(DEPLOYMENT, fact))) for fact in facts]
-    process.tables.acknowledge(done)
+    process.tables.acknowledge(done, 0)
     while (kept := process.tables.release(lock)) is not None:
         lock = kept
     return True

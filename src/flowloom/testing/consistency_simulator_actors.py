@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from flowloom.consistency.drain import Drain
 from flowloom.consistency.options import Options
+from flowloom.consistency.place import Place
 from flowloom.consistency.recovery import RecoveryCore
 from flowloom.consistency.table import Ref
 from flowloom.kernel.backoff import Backoff
@@ -103,7 +104,9 @@ class Process:
 
 
 class NorthboundOf:
-    """A process's link to store and bus.  Implements `consistency.drain.Northbound`."""
+    """A process's link to store and bus.  Implements `consistency.drain.Northbound`; the store is never moved."""
+
+    generation = 0
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -113,6 +116,9 @@ class NorthboundOf:
 
     def publisher(self) -> SimulatedPublisher | None:
         return self._process.get_publisher()
+
+    def look_again(self) -> Place:
+        return Place()
 
 
 class _Undone(Exception):

@@ -27,6 +27,7 @@ from flowloom.agent.core import AgentCore, CoreSettings, Effect, Event
 from flowloom.agent.events import (
     BatchDone,
     ClaimKey,
+    FollowStore,
     KeyClaimed,
     KeyNotClaimed,
     Log,
@@ -394,8 +395,8 @@ class SimulatedHost:
             case PacketOut(frame, actions, in_port):
                 if self._connection is not None:
                     self._connection.send(frame, actions, in_port)
-            case Log():
-                pass
+            case FollowStore() | Log():
+                pass  # The simulated cloud has one store.
 
     def _written(self, writes: Sequence[Write]) -> Written | NotWritten:
         try:

@@ -29,6 +29,8 @@ from flowloom.testing.scheduler import Scheduler, Task
 Key = tuple[str, Hashable]
 """Table and primary key of a row."""
 
+TABLES: Final = ("objects", "sync", "lease", "audit", "guard", "store", "move")
+
 LOCK_WAIT_SECONDS: Final = 50.0
 """InnoDB's own default."""
 
@@ -119,7 +121,7 @@ class SqlModel:
         self.conflicts = conflicts
         self.whole_snapshot = whole_snapshot
         self.scheduler = scheduler
-        self.state = Snapshot(0, {"objects": {}, "sync": {}, "lease": {}, "audit": {}, "guard": {}})
+        self.state = Snapshot(0, {name: {} for name in TABLES})
         self.committed: Callable[[Transaction], None] | None = None
         self._changed_at: dict[Key, int] = {}
         self._locks: dict[Key, Transaction] = {}
@@ -194,6 +196,9 @@ class SqlModel:
             for key, based_on in one.based_on.items():
                 if self._changed_at.get(key, 0) > based_on:
                     raise Deadlock(f"certification failed on {key}")
+        elif any(self._changed_at.get(key, 0) > read_at for key, read_at in one.shared.items()):
+            # InnoDB would have kept the writer of that row waiting instead; for who reads the row it is the same.
+            raise Deadlock(f"{one.shared} changed meanwhile")
         number = self.state.number + 1
         tables = dict(self.state.tables)
         for name in {key[0]: None for key in one.written}:
@@ -225,6 +230,7 @@ class Transaction:
     def __init__(self, database: SqlModel) -> None:
         self.written: dict[Key, Any] = {}
         self.based_on: dict[Key, int] = {}
+        self.shared: dict[Key, int] = {}
         self.locked: list[Key] = []
         self.waiting: list[Task] = []
         self.waits_for: Transaction | None = None
@@ -256,6 +262,14 @@ class Transaction:
         """The row as a write would find it now."""
         own = self.written.get((table, key), self)
         return self._database.state.tables[table].get(key) if own is self else own
+
+    def share(self, table: str, key: Hashable) -> Any:
+        """The row as it is now, in a statement that writes another; it does not change before this transaction ends.
+
+        With CERTIFICATION it may: Galera knows shared locks at one node only.
+        """
+        self.shared.setdefault((table, key), self._database.changed_at((table, key)))
+        return self.newest(table, key)
 
     def update(self, what: str, table: str, key: Hashable, change: Callable[..., Any], *arguments: Any) -> bool:
         """UPDATE or upsert of one row: `change(row, *arguments)` gets the newest (None: none) and gives what is to be.

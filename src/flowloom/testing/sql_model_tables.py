@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from flowloom.consistency.lease import LEASE_SECONDS_MAX
+from flowloom.consistency.place import NO_PROGRESS, Move, Place, Progress, Step
 from flowloom.consistency.table import (
     Acknowledged,
     AuditEntry,
@@ -33,7 +34,7 @@ GUARDS_MAX: Final = 100
 
 
 class ModelTables:
-    """Implements SyncTable, LeaseTable and AuditTable on a `SqlModel`."""
+    """Implements SyncTable, LeaseTable, AuditTable and PlaceTable on a `SqlModel`."""
 
     def __init__(self, database: SqlModel) -> None:
         self.database = database
@@ -66,16 +67,18 @@ class ModelTables:
 
         return self._in_transaction(read)
 
-    def acknowledge(self, done: Sequence[Acknowledged]) -> None:
+    def acknowledge(self, done: Sequence[Acknowledged], generation: int) -> bool:
         if not done:
-            return
+            return True
         refs = {row.key: ref for ref, row in self.database.table("sync").items()}
 
-        def write(one: Transaction) -> None:
+        def write(one: Transaction) -> bool:
             for each in sorted(done):
-                one.update("acknowledge", "sync", refs.get(each.key), self._acknowledged, each)
+                if self._in_force(one) == generation:
+                    one.update("acknowledge", "sync", refs.get(each.key), self._acknowledged, each)
+            return self._in_force(one) == generation
 
-        self._in_transaction(write)
+        return self._in_transaction(write)
 
     def note(self, failures: Sequence[tuple[Row, str]]) -> None:
         if not failures:
@@ -95,8 +98,10 @@ class ModelTables:
 
         self._in_transaction(write)
 
-    def reopen(self, lease: Lease, wanted: Sequence[Reopen]) -> bool:
+    def reopen(self, lease: Lease, wanted: Sequence[Reopen], generation: int) -> bool:
         def write(one: Transaction) -> bool:
+            if self._in_force(one) != generation:
+                return False
             # The lease's row is changed, so that a take-over elsewhere and this transaction exclude each other.
             if not one.update("compare fence", "lease", lease.name, self._fenced, lease):
                 return False
@@ -131,6 +136,52 @@ class ModelTables:
             ]
 
         return self._in_transaction(write)
+
+    # PlaceTable ----------------------------------------------------------------------------------
+
+    def place(self) -> Place:
+        def read(one: Transaction) -> Place:
+            store = one.rows("select store", "store").get(1, Place())
+            moves = one.rows("select moves", "move")
+            if not moves:
+                return store  # type: ignore[no-any-return]
+            began_at, move = moves[max(moves)]
+            return store._replace(move=move._replace(seconds=max(0.0, self.database.now() - began_at)))  # type: ignore[no-any-return]
+
+        return self._in_transaction(read)
+
+    def begin(self, source: str, target: str, by: str) -> Move | None:
+        def write(one: Transaction) -> Move | None:
+            moves = one.rows("select moves", "move")
+            if any(move.under_way for _, move in moves.values()):
+                return None
+            if 1 not in one.rows("select store", "store"):
+                one.update("insert store", "store", 1, _inserted, Place(cloud=f"cloud-{self.database.next_number()}"))
+            begun = Move(max(moves, default=0) + 1, Step.COPYING, source, target, by)
+            if not one.update("insert move", "move", begun.number, _inserted, (self.database.now(), begun)):
+                raise Deadlock("the number was given at the same moment")
+            return begun
+
+        return self._in_transaction(write)
+
+    def advance(self, number: int, before: Step, after: Step, progress: Progress = NO_PROGRESS) -> bool:
+        def write(one: Transaction) -> bool:
+            if not one.update("advance move", "move", number, _advanced, before, after, progress):
+                return False
+            if after is Step.CUT_OVER:
+                _, move = one.newest("move", number)
+                one.update("cut over", "store", 1, _cut_over, number, move.target)
+            return True
+
+        return self._in_transaction(write)
+
+    def report(self, number: int, progress: Progress) -> None:
+        self._in_transaction(lambda one: one.update("report move", "move", number, _reported, progress))
+
+    def _in_force(self, one: Transaction) -> int:
+        """The generation, as a statement of this transaction compares it."""
+        store = one.share("store", 1)
+        return 0 if store is None else int(store.generation)
 
     # LeaseTable ----------------------------------------------------------------------------------
 
@@ -322,6 +373,22 @@ def _free(row: LeaseRow, now: float) -> bool:
 
 def _inserted(row: Any, fresh: Any) -> Any:
     return fresh if row is None else None
+
+
+def _advanced(
+    row: tuple[float, Move] | None, before: Step, after: Step, progress: Progress
+) -> tuple[float, Move] | None:
+    if row is None or row[1].step is not before:
+        return None
+    return row[0], row[1]._replace(step=after, progress=progress)
+
+
+def _cut_over(row: Place | None, generation: int, url: str) -> Place | None:
+    return None if row is None else row._replace(generation=generation, url=url)
+
+
+def _reported(row: tuple[float, Move] | None, progress: Progress) -> tuple[float, Move] | None:
+    return None if row is None or not row[1].under_way else (row[0], row[1]._replace(progress=progress))
 
 
 def _renewed(row: LeaseRow | None, lease: Lease, until: float) -> LeaseRow | None:

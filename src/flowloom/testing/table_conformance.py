@@ -1,4 +1,4 @@
-"""The promises of `consistency.table`, as checks that every implementation of its three ports passes.
+"""The promises of `consistency.table` and `consistency.place`, as checks that every implementation of the four ports passes.
 
 With pytest, the author of an implementation writes::
 
@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from flowloom.consistency.lease import LEASE_SECONDS_MAX
 from flowloom.consistency.marks import SHARDS, shard_of
+from flowloom.consistency.place import Move, Place, PlaceTable, Progress, Step
 from flowloom.consistency.table import (
     Acknowledged,
     AuditEntry,
@@ -61,13 +62,17 @@ class Tables:
     sync: SyncTable
     leases: LeaseTable
     audit: AuditTable
+    places: PlaceTable
 
 
 class TableBench:
     """What the checks need.  Subclass it; what raises NotImplementedError is required, faults are welcome.
 
     An object's content is one text, which becomes its record's name (`record_of`).
+    locks_reach_everywhere: False: handles are on nodes that know nothing of each other's shared locks (Galera).
     """
+
+    locks_reach_everywhere = True
 
     def open(self) -> Tables:
         """Handles as another process, or another node of the cluster, has them."""
@@ -226,7 +231,7 @@ def projects_wait_in_order(bench: TableBench) -> None:
     many = [port(f"none-{number}") for number in range(1500)]
     same(sync.dirty_projects(refs=[*many, port("2")]), ["early"], "of many objects")
     row = row_of(bench.open(), port("2"))
-    sync.acknowledge([Acknowledged(row.key, row.version, 1)])
+    sync.acknowledge([Acknowledged(row.key, row.version, 1)], 0)
     same(sync.dirty_projects(), [order[0], order[2]], "without the clean one")
 
 
@@ -262,7 +267,7 @@ def facts_are_what_is(bench: TableBench) -> None:
     same(tables.sync.facts([]), [], "of no objects")
     bench.change(port("p"), "one")
     row = row_of(tables, port("p"))
-    tables.sync.acknowledge([Acknowledged(row.key, row.version, 9)])
+    tables.sync.acknowledge([Acknowledged(row.key, row.version, 9)], 0)
     bench.change(Ref("network", "n"), "net")
     found = {
         fact.row.ref: fact for fact in tables.sync.facts([port("p"), port("none"), Ref("network", "n"), port("p")])
@@ -344,7 +349,7 @@ def acknowledged_row_is_clean(bench: TableBench) -> None:
     bench.change(port("p"), "one")
     row = row_of(tables, port("p"))
     tables.sync.note([(row, "the store is away")])
-    tables.sync.acknowledge([Acknowledged(row.key, row.version, 77)])
+    tables.sync.acknowledge([Acknowledged(row.key, row.version, 77)], 0)
     same(tables.sync.dirty(PROJECT, 10), [], "dirty rows")
     same(tables.sync.dirty_projects(), [], "dirty projects")
     row = row_of(bench.open(), port("p"))
@@ -357,7 +362,7 @@ def change_after_reading_stays_dirty(bench: TableBench) -> None:
     bench.change(port("p"), "one")
     read = row_of(tables, port("p"))
     newer = bench.change(port("p"), "two")
-    tables.sync.acknowledge([Acknowledged(read.key, read.version, 5)])
+    tables.sync.acknowledge([Acknowledged(read.key, read.version, 5)], 0)
     (fact,) = tables.sync.dirty(PROJECT, 10)
     same((fact.row.version, fact.row.synced_version, fact.row.mark), (newer, read.version, 5), "the row")
 
@@ -369,12 +374,12 @@ def acknowledgement_never_goes_back(bench: TableBench) -> None:
     old = row_of(tables, port("p"))
     bench.change(port("p"), "two")
     new = row_of(other, port("p"))
-    other.sync.acknowledge([Acknowledged(new.key, new.version, 22)])
-    tables.sync.acknowledge([Acknowledged(old.key, old.version, 11)])
+    other.sync.acknowledge([Acknowledged(new.key, new.version, 22)], 0)
+    tables.sync.acknowledge([Acknowledged(old.key, old.version, 11)], 0)
     row = row_of(tables, port("p"))
     same((row.synced_version, row.mark, row.dirty), (new.version, 22, False), "after a late acknowledgement")
     same(tables.sync.dirty(PROJECT, 10), [], "dirty rows")
-    tables.sync.acknowledge([])
+    tables.sync.acknowledge([], 0)
 
 
 def acknowledging_the_impossible_changes_nothing(bench: TableBench) -> None:
@@ -382,7 +387,7 @@ def acknowledging_the_impossible_changes_nothing(bench: TableBench) -> None:
     tables = bench.open()
     bench.change(port("p"), "one")
     row = row_of(tables, port("p"))
-    tables.sync.acknowledge([Acknowledged(row.key + 10**6, 1, 5), Acknowledged(row.key, row.version + 7, 5)])
+    tables.sync.acknowledge([Acknowledged(row.key + 10**6, 1, 5), Acknowledged(row.key, row.version + 7, 5)], 0)
     same(row_of(tables, port("p")), row, "the row")
 
 
@@ -398,7 +403,7 @@ def racing_acknowledgements_leave_the_newest(bench: TableBench) -> None:
     def acknowledge(worker: int) -> None:
         sync, order = bench.open().sync, keys if worker % 2 else keys[::-1]
         for version in (5, 1, 3) if worker % 3 else (2, 5, 4):
-            sync.acknowledge([Acknowledged(key, version, 100 * key + version) for key in order])
+            sync.acknowledge([Acknowledged(key, version, 100 * key + version) for key in order], 0)
 
     in_threads(6, acknowledge)
     for fact in tables.sync.facts([port(name) for name in names]):
@@ -417,7 +422,7 @@ def note_says_why(bench: TableBench) -> None:
         bench.change(port(name), "x")
     rows = {name: row_of(tables, port(name)) for name in ("same", "changed", "clean")}
     bench.change(port("changed"), "y")
-    tables.sync.acknowledge([Acknowledged(rows["clean"].key, rows["clean"].version, 3)])
+    tables.sync.acknowledge([Acknowledged(rows["clean"].key, rows["clean"].version, 3)], 0)
     why = "too large \N{PILE OF POO} " + "\u00e9" * 5000
     for _ in range(2):
         tables.sync.note([(row, why) for row in rows.values()])
@@ -436,7 +441,7 @@ def note_project_says_why(bench: TableBench) -> None:
         bench.change(port(name), "x")
     bench.change(port("foreign"), "x", "project-b", "net-b")
     row = row_of(tables, port("clean"))
-    tables.sync.acknowledge([Acknowledged(row.key, row.version, 3)])
+    tables.sync.acknowledge([Acknowledged(row.key, row.version, 3)], 0)
     tables.sync.note_project(PROJECT, "the store is away")
     found = {n: row_of(tables, port(n)) for n in ("a", "b", "clean", "foreign")}
     notes = {name: (row.attempts, row.last_error) for name, row in found.items()}
@@ -450,7 +455,7 @@ def note_project_says_why(bench: TableBench) -> None:
 def clean(tables: Tables, ref: Ref, mark: int = 1) -> Row:
     """Acknowledge what a row holds; the row."""
     row = row_of(tables, ref)
-    tables.sync.acknowledge([Acknowledged(row.key, row.version, mark)])
+    tables.sync.acknowledge([Acknowledged(row.key, row.version, mark)], 0)
     return row_of(tables, ref)
 
 
@@ -465,7 +470,7 @@ def reopened_objects_are_dirty(bench: TableBench) -> None:
     rows = {name: clean(tables, port(name)) for name in ("behind", "above", "gone")}
     wanted = [Reopen(port(name), 1 if name == "above" else 40, PROJECT, SCOPE) for name in rows]
     wanted.append(Reopen(port("orphan"), 17, "project-b", "net-b"))
-    expect(tables.sync.reopen(lease, wanted), "the holder may reopen")
+    expect(tables.sync.reopen(lease, wanted, 0), "the holder may reopen")
     found = {fact.row.id: fact for fact in tables.sync.facts([port(name) for name in (*rows, "orphan")])}
     for name, version in (("behind", 41), ("above", rows["above"].version), ("gone", 41), ("orphan", 18)):
         row = found[name].row
@@ -476,8 +481,8 @@ def reopened_objects_are_dirty(bench: TableBench) -> None:
     same((found["gone"].row.deleted, found["behind"].row.deleted), (True, False), "deleted")
     same(named_content(found["behind"]), "behind", "content")
     same(len(tables.sync.dirty(PROJECT, 10)), 3, "dirty rows of the project")
-    expect(tables.sync.reopen(lease, []), "nothing may be reopened too")
-    expect(tables.sync.reopen(lease, [Reopen(port("orphan"), 30, "elsewhere", "no")]), "again")
+    expect(tables.sync.reopen(lease, [], 0), "nothing may be reopened too")
+    expect(tables.sync.reopen(lease, [Reopen(port("orphan"), 30, "elsewhere", "no")], 0), "again")
     row = row_of(tables, port("orphan"))
     same((row.version, row.project_id, row.scope), (31, "project-b", "net-b"), "where it lies stays")
 
@@ -492,10 +497,10 @@ def old_fence_reopens_nothing(bench: TableBench) -> None:
     new = taken(other.leases, "project:a", "two", 10.0)
     wanted = [Reopen(port("p"), 40, PROJECT, SCOPE), Reopen(port("orphan"), 4, PROJECT, SCOPE)]
     for lease in (lost, Lease("never taken", "one", 1), Lease("project:a", "two", new.fence + 1)):
-        expect(not tables.sync.reopen(lease, wanted), f"{lease} may reopen")
+        expect(not tables.sync.reopen(lease, wanted, 0), f"{lease} may reopen")
     same(row_of(tables, port("p")), before, "the row")
     same(tables.sync.facts([port("orphan")]), [], "rows of the orphan")
-    expect(other.sync.reopen(new, wanted), "the new holder may reopen")
+    expect(other.sync.reopen(new, wanted, 0), "the new holder may reopen")
     same(new, Lease("project:a", "two", new.fence), "the lease")
     same(other.leases.release(new), None, "reopening is nobody's asking")
 
@@ -509,7 +514,7 @@ def take_over_ends_reopening(bench: TableBench) -> None:
 
         def reopen_until_refused(lease: Lease = lease) -> None:
             above = row_of(old, port("p")).version
-            while old.sync.reopen(lease, [Reopen(port("p"), above, PROJECT, SCOPE)]):
+            while old.sync.reopen(lease, [Reopen(port("p"), above, PROJECT, SCOPE)], 0):
                 above += 1
 
         with ThreadPoolExecutor(1) as pool:
@@ -538,7 +543,7 @@ def sums_are_those_of_the_rows(bench: TableBench) -> None:
     clean(tables, port("p1"), 4711)
     bench.change(port("p2"), "dirty again")
     lease = taken(tables.leases, "l", "one")
-    tables.sync.reopen(lease, [Reopen(port("p3"), 0, PROJECT, SCOPE)])
+    tables.sync.reopen(lease, [Reopen(port("p3"), 0, PROJECT, SCOPE)], 0)
     seen: dict[Ref, Row] = {}
     wanted: dict[int, ShardSum] = {}
     for shard in range(SHARDS):
@@ -856,6 +861,154 @@ def guard_waits_for_a_word(bench: TableBench) -> None:
     same(len(audit.guards()), 100, "at most a hundred")
 
 
+# --- which store is in force -----------------------------------------------------------------
+
+
+def begun(tables: Tables, target: str = "etcd://b/") -> Move:
+    """A move that begins; the check is broken when it does not."""
+    move = tables.places.begin("sqlite:////a", target, "anna")
+    expect(move is not None, f"no move to {target} begins")
+    assert move is not None
+    return move
+
+
+def cut_over(tables: Tables, target: str = "etcd://b/") -> int:
+    """Move all the way; the generation that is then in force."""
+    number = begun(tables, target).number
+    for before, after in ((Step.COPYING, Step.CUT_OVER), (Step.CUT_OVER, Step.SETTLING), (Step.SETTLING, Step.DONE)):
+        expect(tables.places.advance(number, before, after), f"{before} does not become {after}")
+    return number
+
+
+def before_a_move_the_configured_store_is_in_force(bench: TableBench) -> None:
+    """Generation 0 is in force, whether anything was ever written about it or not; no other one is."""
+    tables = bench.open()
+    same(tables.places.place()._replace(cloud=""), Place(), "place")
+    bench.change(port("p"), "one")
+    row = row_of(tables, port("p"))
+    expect(not tables.sync.acknowledge([Acknowledged(row.key, row.version, 1)], 1), "generation 1 acknowledges")
+    same(row_of(tables, port("p")), row, "what generation 1 acknowledged")
+    expect(tables.sync.acknowledge([Acknowledged(row.key, row.version, 1)], 0), "generation 0 does not acknowledge")
+
+
+def move_goes_step_by_step(bench: TableBench) -> None:
+    """A move is seen by everybody as far as it is, one at a time; the next one has another number."""
+    tables, other = bench.open(), bench.open()
+    move = begun(tables)
+    same(move[:5], (move.number, Step.COPYING, "sqlite:////a", "etcd://b/", "anna"), "what begins")
+    same(other.places.begin("sqlite:////a", "redis://c", "bert"), None, "a second one meanwhile")
+    expect(not other.places.advance(move.number + 1, Step.COPYING, Step.CUT_OVER), "an unknown one goes on")
+    expect(not other.places.advance(move.number, Step.CUT_OVER, Step.SETTLING), "it leaves a step that it is not in")
+    progress = Progress("copying", 3, 10, 1.5, "slowly")
+    other.places.report(move.number, progress)
+    bench.pass_time(60.0)
+    place = tables.places.place()
+    assert place.move is not None
+    same((place.generation, place.url), (0, ""), "in force while it copies")
+    expect(bool(place.cloud), "the cloud has no id")
+    same(place.move.progress, progress, "progress")
+    expect(place.move.under_way and 55.0 < place.move.seconds < 120.0, f"{place.move.seconds} s since it began")
+    expect(other.places.advance(move.number, Step.COPYING, Step.ABORTED, Progress(why="told to")), "it does not end")
+    expect(not tables.places.advance(move.number, Step.COPYING, Step.CUT_OVER), "an aborted one is cut over")
+    tables.places.report(move.number, progress)
+    place = tables.places.place()
+    assert place.move is not None
+    same((place.generation, place.move.step, place.move.progress), (0, Step.ABORTED, Progress(why="told to")), "after")
+    again = begun(other, "redis://c")
+    expect(again.number > move.number, f"number {again.number} after {move.number}")
+    same(tables.places.place().cloud, place.cloud, "the cloud's id")
+
+
+def former_generation_acknowledges_nothing(bench: TableBench) -> None:
+    """After a cut-over the new generation counts alone, for acknowledging and for reopening."""
+    tables, other = bench.open(), bench.open()
+    bench.change(port("p"), "one")
+    row = row_of(tables, port("p"))
+    lease = taken(tables.leases, "l", "one")
+    first = cut_over(tables)
+    same(other.places.place()[:2], (first, "etcd://b/"), "in force")
+    second = cut_over(other, "redis://c")
+    same(tables.places.place()[:2], (second, "redis://c"), "in force after the second one")
+    wanted = [Reopen(port("p"), 30, PROJECT, SCOPE)]
+    for generation in (0, first, second + 1):
+        done = [Acknowledged(row.key, row.version, 1), Acknowledged(row.key + 10**6, 1, 1)]
+        expect(not tables.sync.acknowledge(done, generation), f"{generation} acknowledges")
+        expect(not other.sync.reopen(lease, wanted, generation), f"{generation} reopens")
+        same(row_of(other, port("p")), row, f"the row after generation {generation}")
+    expect(other.sync.acknowledge([Acknowledged(row.key, row.version, 7)], second), "the one in force is refused")
+    same(row_of(tables, port("p")).mark, 7, "its mark")
+    again = tables.sync.acknowledge([Acknowledged(row.key, row.version, 7)], second)
+    expect(again, "what is acknowledged already counts as another generation")
+    expect(tables.sync.reopen(lease, wanted, second), "the one in force does not reopen")
+    expect(row_of(tables, port("p")).dirty, "it was reopened")
+
+
+def moves_that_begin_at_once_are_one(bench: TableBench) -> None:
+    """Of several that begin at the same moment one does."""
+    handles = [bench.open() for _ in range(4)]
+    moves = in_threads(4, lambda worker: handles[worker].places.begin("a", f"target {worker}", "racer"))
+    won = [move for move in moves if move is not None]
+    same(len(won), 1, "moves begun")
+    seen = handles[0].places.place().move
+    assert seen is not None
+    same((seen.number, seen.target), (won[0].number, won[0].target), "the move that is seen")
+
+
+def move_is_cut_over_or_aborted(bench: TableBench) -> None:
+    """Of those who bring a move on and those who abort it at the same moment one wins."""
+    for _ in range(5):
+        handles = [bench.open() for _ in range(4)]
+        number = begun(handles[0]).number
+
+        def race(worker: int, handles: list[Tables] = handles, number: int = number) -> bool:
+            after = Step.CUT_OVER if worker % 2 else Step.ABORTED
+            return handles[worker].places.advance(number, Step.COPYING, after)
+
+        won = in_threads(4, race)
+        same(sum(won), 1, "winners")
+        place = handles[0].places.place()
+        assert place.move is not None
+        is_cut_over = won[1] or won[3]
+        same(place.move.step, Step.CUT_OVER if is_cut_over else Step.ABORTED, "the step")
+        same(place.generation == number, is_cut_over, "whether the target is in force")
+        handles[0].places.advance(number, Step.CUT_OVER, Step.DONE)
+
+
+def acknowledged_before_a_cut_over_is_seen_after_it(bench: TableBench) -> None:
+    """What the former generation acknowledges is seen by whoever reads after the cut-over; nothing comes later."""
+    tables = bench.open()
+    number, refs = begun(tables).number, [port(f"p{worker}") for worker in range(4)]
+    handles = [bench.open() for _ in refs]
+
+    counts = [0] * len(refs)
+
+    def acknowledge(worker: int) -> None:
+        """Until it is refused."""
+        sync, ref = handles[worker].sync, refs[worker]
+        deadline = time.monotonic() + 2 * WAIT_SECONDS
+        while time.monotonic() < deadline:
+            version = bench.change(ref, "again")
+            row = row_of(handles[worker], ref)
+            if not sync.acknowledge([Acknowledged(row.key, version, version)], 0):
+                return
+            counts[worker] += 1
+        raise AssertionError("the former generation is never refused")
+
+    with ThreadPoolExecutor(len(refs)) as pool:
+        workers = [pool.submit(acknowledge, worker) for worker in range(len(refs))]
+        deadline = time.monotonic() + WAIT_SECONDS
+        while min(counts) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        expect(tables.places.advance(number, Step.COPYING, Step.CUT_OVER), "it is not cut over")
+        seen = {fact.row.ref: fact.row.synced_version for fact in tables.sync.facts(refs)}
+        for each in workers:
+            each.result()
+    expect(min(counts) > 0, f"acknowledged before: {counts}")
+    if bench.locks_reach_everywhere:
+        after = {fact.row.ref: fact.row.synced_version for fact in tables.sync.facts(refs)}
+        same(after, seen, "acknowledged")
+
+
 # --- failing ---------------------------------------------------------------------------------
 
 
@@ -869,10 +1022,10 @@ def cut_database_is_unavailable_not_empty(bench: TableBench) -> None:
         tables.sync.dirty_projects,
         lambda: tables.sync.dirty(PROJECT, 10),
         lambda: tables.sync.facts([port("p")]),
-        lambda: tables.sync.acknowledge([Acknowledged(row.key, row.version, 1)]),
+        lambda: tables.sync.acknowledge([Acknowledged(row.key, row.version, 1)], 0),
         lambda: tables.sync.note([(row, "why")]),
         lambda: tables.sync.note_project(PROJECT, "why"),
-        lambda: tables.sync.reopen(lease, [Reopen(port("p"), 1, PROJECT, SCOPE)]),
+        lambda: tables.sync.reopen(lease, [Reopen(port("p"), 1, PROJECT, SCOPE)], 0),
         tables.sync.sums,
         lambda: tables.sync.shard(row.shard, 0, 10),
         lambda: tables.sync.adopt(10),
@@ -884,6 +1037,10 @@ def cut_database_is_unavailable_not_empty(bench: TableBench) -> None:
         lambda: tables.audit.recent(10),
         lambda: tables.audit.prune(1),
         tables.audit.guards,
+        tables.places.place,
+        lambda: tables.places.begin("a", "b", "somebody"),
+        lambda: tables.places.advance(1, Step.COPYING, Step.CUT_OVER),
+        lambda: tables.places.report(1, Progress("copying")),
     ]
     bench.cut()
     try:
@@ -945,6 +1102,12 @@ CHECKS: tuple[Check[TableBench], ...] = named(
     audit_is_kept_newest_first,
     audit_is_pruned,
     guard_waits_for_a_word,
+    before_a_move_the_configured_store_is_in_force,
+    move_goes_step_by_step,
+    former_generation_acknowledges_nothing,
+    moves_that_begin_at_once_are_one,
+    move_is_cut_over_or_aborted,
+    acknowledged_before_a_cut_over_is_seen_after_it,
     cut_database_is_unavailable_not_empty,
 )
 

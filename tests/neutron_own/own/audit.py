@@ -18,6 +18,7 @@ from neutron_lib.db import api as db_api
 
 from flowloom.consistency.drain import Drain, write_of
 from flowloom.consistency.marks import mark
+from flowloom.consistency.place import Place
 from flowloom.consistency.table import Fact, Ref
 from flowloom.kernel.clock import SystemClock
 from flowloom.neutron.adoption import adoptable
@@ -56,6 +57,11 @@ class _Northbound:
 
     def store(self) -> MemoryStore:
         return self._store
+
+    generation = 0
+
+    def look_again(self) -> Place:
+        return Place()
 
     def publisher(self) -> None:
         return None

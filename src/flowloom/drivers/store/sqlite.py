@@ -26,6 +26,7 @@ VALUE_BYTES_MAX = 1 << 20
 LOG_MAX = 100_000
 BUSY_SECONDS = 2.0
 POLL_SECONDS = 0.5
+_TRIMS = 1000
 _PAGE_POSITIONS = 1000
 _PAGE_BYTES = 8 << 20
 
@@ -34,6 +35,11 @@ SELECT (SELECT value FROM meta WHERE name = 'epoch'),
        (SELECT coalesce(min(position), 1) - 1 FROM change),
        (SELECT coalesce(max(position), 0) FROM change)
 """
+_IF_NEWER = """
+INSERT INTO object VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version, value = excluded.value
+WHERE excluded.version > CAST(version AS INTEGER)
+"""
+_TRIM = "DELETE FROM change WHERE position <= (SELECT max(position) FROM change) - ?"
 _ENTRY = "key, CAST(version AS INTEGER), CAST(value AS BLOB)"
 # CROSS JOIN keeps SQLite to this order: walk the log, look each key up.
 _SINCE = """
@@ -83,6 +89,7 @@ class SqliteStore:
     def __init__(self, file: SqliteFile, log_max: int) -> None:
         self._file = file
         self._log_max = log_max
+        self._untrimmed = log_max  # Changes by this handle since it trimmed the log last; as if never.
 
     def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         chosen = newest_of_each_key(writes, VALUE_BYTES_MAX)
@@ -91,7 +98,7 @@ class SqliteStore:
             return []
         with self._file.writing() as connection:
             decided = {key: _write(connection, write) for key, write in chosen.items()}
-            self._trim(connection)
+            self._trim(connection, len(chosen))
         if any(applied for applied, _ in decided.values()):
             self._file.ring()
         return outcomes(writes, chosen, decided)
@@ -122,9 +129,12 @@ class SqliteStore:
     def close(self) -> None:
         self._file.close()
 
-    def _trim(self, connection: sqlite3.Connection) -> None:
-        _, _, newest = connection.execute(_POINT).fetchone()
-        connection.execute("DELETE FROM change WHERE position <= ?", (newest - self._log_max,))
+    def _trim(self, connection: sqlite3.Connection, changes: int) -> None:
+        """Now and then: a thousandth more than `log_max` may stay, of every handle that writes."""
+        self._untrimmed += changes
+        if self._untrimmed >= max(1, self._log_max // _TRIMS):
+            connection.execute(_TRIM, (self._log_max,))
+            self._untrimmed = 0
 
 
 class SqliteWatch:
@@ -206,11 +216,10 @@ def _get(connection: sqlite3.Connection, key: str) -> Entry | None:
 
 
 def _write(connection: sqlite3.Connection, write: Write) -> tuple[bool, int]:
-    row = connection.execute("SELECT CAST(version AS INTEGER) FROM object WHERE key = ?", (write.key,)).fetchone()
-    if row is not None and row[0] >= write.version:
-        return False, row[0]
-    connection.execute("REPLACE INTO object VALUES (?, ?, ?)", write)
-    return True, write.version
+    if connection.execute(_IF_NEWER, write).rowcount:
+        return True, write.version
+    (held,) = connection.execute("SELECT CAST(version AS INTEGER) FROM object WHERE key = ?", (write.key,)).fetchone()
+    return False, held
 
 
 def _range(prefix: str) -> tuple[str, str]:

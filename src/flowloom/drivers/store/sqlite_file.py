@@ -32,7 +32,7 @@ CREATE TABLE change (position INTEGER PRIMARY KEY, key TEXT NOT NULL);
 
 # The log is written by triggers (since schema 2), so that every watch sees what somebody changes with a client of
 # SQLite's own.  A feed cannot say that a key is gone without a version: a row that is deleted leaves a gap in the
-# positions with nothing before it, and whoever follows must start over.  REPLACE, as `apply` does, is no delete.
+# positions with nothing before it, and whoever follows must start over.  What `apply` does, and REPLACE, is no delete.
 _GAP = """
   INSERT INTO change (position, key) SELECT coalesce(max(position), 0) + 2, OLD.key FROM change;
   DELETE FROM change WHERE position < (SELECT max(position) FROM change);
