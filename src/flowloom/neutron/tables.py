@@ -34,8 +34,8 @@ from flowloom.neutron.database import Contended, Database
 from flowloom.neutron.database_time import database_now
 from flowloom.neutron.models import AUDIT, ERROR_CHARACTERS_MAX, GUARD, LEASE, STORE, SYNC
 
-TRIES_MAX = 12
-"""How often a transaction is tried that the database gives up in favour of others (about 2 s in all)."""
+TRIES_MAX = 20
+"""How often a transaction is tried that the database gives up in favour of others (about 4 s in all)."""
 
 LOOKS_MAX = 60
 """How often a lease is looked at that changes hands between look and word (about 3 s in all)."""
